@@ -1,9 +1,9 @@
-/** Values on their way onto a span: checked against the contract, doubled under their convention names, never NaN. */
+/** Checks values against the contract before they go on a span, and adds their aliases. Also describes errors without content. */
 import type { Attributes } from '@opentelemetry/api'
 import { type AttributeValue, SPAN_TABLE } from './contract.ts'
 import type { AttributeSpec } from './contract/span-spec.ts'
 
-/** Longest string on a span; the decode timeline is made to fit. */
+/** Longest string on a span. The decode timeline is made to fit. */
 export const MAX_ATTRIBUTE_CHARACTERS = 2048
 
 /** True when a value may leave under the type: integers are safe ones and, unless `isSigned`, not negative; doubles are finite. */
@@ -25,8 +25,8 @@ function isOfType(value: unknown, { type, isSigned }: AttributeSpec): value is A
 }
 
 /**
- * The attributes of a span of this name with their aliases. Values of the wrong type are left out and reported to `onBreach`:
- * a stringified number would break queries silently, and tracing must not break the request. Content is left out unless it is captured.
+ * The attributes of a span with their aliases. Values of the wrong type are omitted and reported to `onBreach`: they would silently break
+ * queries, and tracing must not break the request. Content is omitted unless it is captured.
  */
 export function contractAttributes(
   spanName: string,
@@ -40,7 +40,7 @@ export function contractAttributes(
   return attributes
 }
 
-/** The attributes of an event on a span of this name. */
+/** The attributes of an event on a span. */
 export function eventAttributes(
   spanName: string,
   eventName: string,
@@ -81,7 +81,7 @@ const clipped = (value: string | number | boolean, { isContent }: AttributeSpec)
     ? value.slice(0, MAX_ATTRIBUTE_CHARACTERS)
     : value
 
-/** Error classes of this project: their messages name fields and files, and promise never to quote a caller's text. */
+/** Error classes of this project. Their messages name fields and files, and never quote a caller's text. */
 const OWN_ERRORS: ReadonlySet<string> = new Set([
   'ApiError',
   'EngineError',
@@ -96,10 +96,10 @@ const OWN_ERRORS: ReadonlySet<string> = new Set([
 ])
 
 const MAX_FRAMES = 12
-/** Relative to the package's folder, so that the place of installation is not revealed. */
+/** Paths are made relative to the package's folder, so that they do not reveal where it is installed. */
 const FOLDER = /(?:file:\/\/)?\/[^\s()]*?\/(?=(?:dist|src|node_modules)\/)/g
 
-/** Where an error came from: the frames of its stack, without its message, which may quote a prompt; null: not known. */
+/** The stack frames of an error, without its message, which may quote a prompt; null if there are none. */
 export function framesOf(error: unknown): string | null {
   if (!(error instanceof Error) || typeof error.stack !== 'string') return null
   const at = error.message === '' ? 0 : error.stack.indexOf(error.message)
@@ -112,7 +112,7 @@ export function framesOf(error: unknown): string | null {
   return frames.length === 0 ? null : frames.slice(0, MAX_FRAMES).join('\n').replace(FOLDER, '')
 }
 
-/** Its frames, and below them those of what caused it: where a failure of the engine began. */
+/** The frames of an error and of its cause. */
 function stackOf(error: unknown): string | null {
   const frames = framesOf(error)
   const cause = error instanceof Error ? error.cause : undefined
@@ -131,8 +131,8 @@ export function exceptionAttributes(error: unknown): Attributes {
 }
 
 /**
- * What leaves of an error: its class, its stable code, the request's field it names, and its message where its class is this project's
- * own. Other messages may quote a prompt.
+ * What may be recorded of an error: its class, its stable code, the request field it names and, for this project's own classes, its message.
+ * Other messages may quote a prompt.
  */
 export function describeError(error: unknown): {
   readonly type: string

@@ -26,7 +26,7 @@ interface Calling {
   time(atMs: number): HrTime
 }
 
-/** A call to another engine while it runs. */
+/** A running call to another engine. */
 interface UpstreamCall {
   readonly headers: Readonly<Record<string, string>>
   /** Sends the call in the context of its span, so that the spans of an HTTP library nest below it. */

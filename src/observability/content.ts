@@ -1,5 +1,6 @@
 /**
- * Captured content in the form of OpenTelemetry's GenAI conventions: messages of roles and parts. Only with MINISERVE_CAPTURE_CONTENT=true.
+ * Captured content in the format of OpenTelemetry's GenAI conventions: messages with roles and parts. Only with
+ * MINISERVE_CAPTURE_CONTENT=true.
  */
 
 export type ContentPart =
@@ -10,11 +11,11 @@ export type ContentPart =
 export interface ContentMessage {
   readonly role: string
   readonly parts: readonly ContentPart[]
-  /** Of output messages. */
+  /** Only on output messages. */
   readonly finish_reason?: string
 }
 
-/** What a request may leave of its content. */
+/** The captured content of a request. */
 export interface CapturedContent {
   readonly systemInstructions?: readonly ContentPart[]
   readonly input?: readonly ContentMessage[]
@@ -22,7 +23,7 @@ export interface CapturedContent {
   readonly tools?: readonly unknown[]
 }
 
-/** By the conventions' names; what is not given, or empty, has none. */
+/** The attributes of captured content. Missing and empty content has no attribute. */
 export function contentAttributes({ systemInstructions, input, output, tools }: CapturedContent) {
   const json = (items: readonly unknown[] | undefined) => (items?.length ? contentJson(items) : undefined)
   return {
@@ -33,11 +34,11 @@ export function contentAttributes({ systemInstructions, input, output, tools }: 
   }
 }
 
-/** Characters of one attribute of content. */
+/** Maximum number of characters of a content attribute. */
 const MAX_CONTENT_CHARACTERS = 256 * 1024
 const SHORTEST_STRING = 64
 
-/** JSON of a list of at most the bound's length: long strings are shortened, then the oldest items left out; it stays JSON. */
+/** JSON of a list within the limit. Long strings are shortened, then the oldest items are dropped, so that it stays valid JSON. */
 function contentJson(items: readonly unknown[], maxCharacters = MAX_CONTENT_CHARACTERS): string {
   let json = JSON.stringify(items)
   for (let longest = maxCharacters; json.length > maxCharacters && longest > SHORTEST_STRING;) {

@@ -69,9 +69,9 @@ export interface OpenStage<N extends StageName> extends StageSpan<N> {
 /** Attributes of a call to another service, named by OpenTelemetry's conventions. Never content. */
 export type ClientAttributes = Readonly<Record<string, string | number | undefined>>
 
-/** A call to another service while it runs. */
+/** A running call to another service. */
 export interface ClientCall {
-  /** W3C trace context for the call. */
+  /** Headers with the W3C trace context. */
   readonly headers: Readonly<Record<string, string>>
   /** Runs the call below its span. */
   run<T>(fn: () => T): T

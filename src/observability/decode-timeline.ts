@@ -1,8 +1,8 @@
 /**
- * The durations of a request's decode steps in one span attribute: zigzag deltas as LEB128 varints, base64. Past 2,048 characters the
- * steps are down-sampled: neighbours are averaged in groups whose size is in the header. The shape is kept, and the sum nearly.
+ * The durations of a request's decode steps in one span attribute: zigzag deltas as LEB128 varints in base64. If that exceeds 2,048
+ * characters, neighbouring steps are averaged in groups. The shape stays the same, and the sum nearly so.
  *
- * Layout before base64: version (1), group size, number of steps, then one delta a group against the group before.
+ * Layout before base64: version (1), group size, number of steps, then one delta per group, relative to the previous group.
  */
 
 const VERSION = 1
@@ -27,7 +27,7 @@ export function encodeTimeline(stepMicros: readonly number[]): string {
   }
 }
 
-/** @throws when the text is no timeline. */
+/** @throws Error if the text is not a timeline */
 export function decodeTimeline(text: string): DecodeTimeline {
   const bytes = Buffer.from(text, 'base64')
   let at = 0
@@ -55,12 +55,12 @@ export function decodeTimeline(text: string): DecodeTimeline {
   return { numSteps, groupSize, micros }
 }
 
-/** Value of sorted numbers below which a share `p` of them is (nearest rank); 0 for none. */
+/** The percentile of sorted numbers by nearest rank, `p` from 0 to 1; 0 if there are none. */
 export function percentile(sorted: ArrayLike<number>, p: number): number {
   return Math.round(sorted[Math.max(0, Math.ceil(sorted.length * p) - 1)] ?? 0)
 }
 
-/** Doubles while far from fitting would overshoot near it: a quarter at a time keeps the detail. */
+/** Grows by a quarter at a time, to keep as much detail as fits. */
 const nextGroupSize = (size: number, numSteps: number): number =>
   Math.max(size + 1, Math.ceil(size * 1.25), Math.floor(numSteps / MAX_BYTES / 4))
 

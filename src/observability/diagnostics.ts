@@ -1,16 +1,16 @@
-/** What the OpenTelemetry SDK and its exporters complain about, on its way into the log. */
+/** Passes diagnostics of the OpenTelemetry SDK and its exporters to the log. */
 import { diag, DiagLogLevel } from '@opentelemetry/api'
 
 const DIAGNOSTIC_EVERY_MS = 30_000
-/** Distinct complaints; further ones share an entry. */
+/** Maximum number of distinct messages. Further ones share an entry. */
 const MAX_COMPLAINTS = 16
 
-/** Each complaint once in 30 s with the count of the others like it: a collector that is away would flood the log. */
+/** Passes on each kind of message once in 30 s, with a count of the others: a missing collector would flood the log. */
 export function limited(onDiagnostic: (message: string, suppressed: number) => void): (message: string) => void {
   const complaints = new Map<string, { nextMs: number; suppressed: number }>()
   return (message) => {
     const detail = summary(message)
-    // The reason behind the colon varies from one try to the next.
+    // The part after the colon differs from one try to the next.
     const name = detail.split(':', 1)[0] ?? ''
     const kind = complaints.has(name) || complaints.size < MAX_COMPLAINTS ? name : ''
     const complaint = complaints.get(kind) ?? { nextMs: 0, suppressed: 0 }
@@ -27,8 +27,8 @@ export function limited(onDiagnostic: (message: string, suppressed: number) => v
 }
 
 /**
- * What is not passed on. The exporter over gRPC says the first of every endpoint whose certificate authority is named, though no client
- * certificate is needed; a sampler that is unknown, and an application's SDK that was there first, are reported by this project itself.
+ * Messages that are not passed on. The gRPC exporter writes the first one whenever a certificate authority is set, although no client
+ * certificate is needed. The others are reported by this project itself.
  */
 const FALSE_ALARMS = [
   'Client key and certificate must both be provided',
@@ -36,7 +36,7 @@ const FALSE_ALARMS = [
   'Attempted duplicate registration of API',
 ]
 
-/** The SDK's own complaints. */
+/** Passes warnings and errors of the SDK to `report`. */
 export function installDiagnostics(report: (message: string) => void): void {
   const ignore = () => {}
   const complain = (message: string) => {
@@ -48,14 +48,14 @@ export function installDiagnostics(report: (message: string) => void): void {
   )
 }
 
-/** The SDK passes errors as a JSON object with the stack; its message is the useful line. */
+/** The useful line of a message: the SDK may pass a JSON object with a message and a stack. */
 function summary(message: string): string {
   try {
     const parsed: unknown = JSON.parse(message)
     if (typeof parsed === 'object' && parsed !== null && 'message' in parsed)
       return String(parsed.message).slice(0, 300)
   } catch {
-    // Plain words.
+    // Not JSON.
   }
   // The first line: a stack may follow.
   return (message.split('\n', 1)[0] ?? '').slice(0, 300)

@@ -1,4 +1,4 @@
-/** What /metrics says of the engine. */
+/** Metrics of the engine. */
 import type { KvOperationCount } from '../engine/events.ts'
 import type { Instruments, LabelledValue } from './instruments.ts'
 
@@ -11,15 +11,15 @@ export interface DeviceMemory {
   readonly scratchBytes: number
 }
 
-/** The engine's gauges, read when /metrics is. */
+/** Values of the engine, read whenever the metrics are. */
 interface EngineGauges {
   readonly numRunning: number
   readonly numWaiting: number
   readonly numBlocks: number
   readonly numFreeBlocks: number
-  /** Slots with the state of a running sequence; absent: the layers have no state. */
+  /** Slots with the state of a running sequence; absent if the layers have no state. */
   readonly numHeldStateSlots?: number
-  /** Adapters that sequences run with, and wait for; absent: the model has none. */
+  /** Adapters that sequences run with or wait for; absent if the model has none. */
   readonly adapters?: {
     readonly numServed: number
     readonly running: readonly string[]
@@ -27,15 +27,15 @@ interface EngineGauges {
   }
   /** Engines elsewhere, with their addresses; absent for an engine of this process. */
   readonly upstreams?: readonly { readonly base: string; readonly isTaking: boolean; readonly numRunning: number }[]
-  /** Operations on KV tiers that ended; absent where there are no tiers. */
+  /** Finished operations on KV tiers; absent if there are no tiers. */
   readonly kvOperations?: readonly KvOperationCount[]
-  /** null: the engine has no device of its own here. */
+  /** null: the engine has no device in this process. */
   readonly device: DeviceMemory | null
-  /** null: the engine keeps no KV cache here. */
+  /** null: the engine has no KV cache in this process. */
   readonly cache: CacheConfig | null
 }
 
-/** How the KV cache is set up. */
+/** Configuration of the KV cache. */
 export interface CacheConfig {
   /** Tokens of a block. */
   readonly blockSize: number
@@ -47,24 +47,24 @@ interface ModelGauges {
   readonly name: string
   /** ready, loading, unloading or on_demand. */
   readonly state: string
-  /** null: it is not loaded. */
+  /** null: the model is not loaded. */
   readonly stats: Pick<
     EngineGauges,
     'numRunning' | 'numWaiting' | 'numBlocks' | 'numFreeBlocks' | 'numHeldStateSlots' | 'adapters' | 'upstreams'
   > | null
 }
 
-/** The engines as the metrics see them. */
+/** The source of the engines' metrics. */
 export interface ObservedEngine {
-  /** Of all engines together; read when /metrics is. */
+  /** Values of all engines together. */
   gauges(): EngineGauges
-  /** Of each model; read when /metrics is. */
+  /** Values per model. */
   models(): readonly ModelGauges[]
-  /** Of the first model. */
+  /** Name of the first model. */
   modelName(): string
 }
 
-/** @param observed null: there is no engine yet. */
+/** Adds the metrics of the engines. @param observed their source; null: there is no engine yet */
 export function addEngineMetrics(instruments: Instruments, observed: () => ObservedEngine | null): void {
   const engine = () => observed()?.gauges() ?? NO_ENGINE
   instruments.gauge(
@@ -137,7 +137,7 @@ export function addEngineMetrics(instruments: Instruments, observed: () => Obser
   instruments.gauges('miniserve_upstream_requests_running', 'Calls to an engine elsewhere that run', ['upstream'], () =>
     upstreams().map(({ base, numRunning }) => ({ labels: { upstream: base }, value: numRunning })),
   )
-  // In vLLM's labels, as endpoint pickers read them; the value is the time.
+  // vLLM's labels, which endpoint pickers read.
   instruments.gauges(
     'miniserve_lora_requests_info',
     'Adapters that sequences run with and wait for, as labels; the value is the time in seconds',
@@ -165,7 +165,7 @@ export function addEngineMetrics(instruments: Instruments, observed: () => Obser
   )
 }
 
-/** In vLLM's labels and spelling. */
+/** With vLLM's labels and spelling. */
 function cacheInfoOf({ cache, numBlocks }: EngineGauges, modelName: string): readonly LabelledValue[] {
   if (cache === null) return []
   const labels = {

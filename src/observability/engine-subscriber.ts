@@ -28,7 +28,7 @@ interface EngineSubscriberParts {
   readonly registry: SpanRegistry
   readonly tracer: Tracer | null
   readonly detail: TraceDetail
-  /** The request's trace, open or waiting for its last work. */
+  /** The request's trace, open or waiting for its last work; undefined if it is closed. */
   readonly find: (requestId: string) => RequestTrace | undefined
   /** Opens a root for a request whose start was not seen; undefined if the request has been closed. */
   readonly openLazy: (requestId: string) => RequestTrace | undefined

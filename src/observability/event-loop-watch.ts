@@ -1,6 +1,6 @@
 /**
- * Watches the thread that serves for stretches in which it is blocked. A timer that fires late was held up by work in between; the route
- * is that of the request whose work began last in that stretch.
+ * Detects when the serving thread is blocked: a timer then fires late. The stall is attributed to the route of the request whose work
+ * began last before the timer fired.
  */
 
 /** How often the timer fires. */
@@ -9,12 +9,12 @@ const TICK_MS = 50
 const STALL_MS = 100
 
 export interface Stall {
-  /** Of the request that was at work; `none`: work of no request. */
+  /** Route of the request that was being processed; `none`: other work. */
   readonly route: string
   readonly durationMs: number
 }
 
-/** Reports stretches in which the event loop was blocked, with the route that blocked it. */
+/** Reports stalls of the event loop, with the route that caused them. */
 export class EventLoopWatch {
   readonly #onStall: (stall: Stall) => void
   #timer: NodeJS.Timeout | undefined
@@ -27,7 +27,7 @@ export class EventLoopWatch {
     this.#onStall = onStall
   }
 
-  /** Begins to watch: a start that loads a model is expected to stall. */
+  /** Starts watching. Loading a model at the start may stall, so call it afterwards. */
   start(): void {
     this.#tickMs = performance.now()
     this.#timer = setInterval(() => {
@@ -41,7 +41,7 @@ export class EventLoopWatch {
     this.#timer.unref()
   }
 
-  /** What this thread does from now on is the work of a request of this route, until another one's begins. */
+  /** From now on, this thread works for a request of this route, until the next call. */
   enter(route: string): void {
     this.#route = route
     this.#enteredMs = performance.now()

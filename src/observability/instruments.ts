@@ -19,7 +19,7 @@ export class Instruments {
     return new Counter({ name, help, labelNames, registers: this.#registers })
   }
 
-  /** Buckets are upper bounds. */
+  /** `buckets`: upper bounds. */
   histogram(name: string, help: string, buckets: number[], labelNames: string[] = ['model_name']): Histogram {
     return new Histogram({ name, help, buckets, labelNames, registers: this.#registers, enableExemplars: true })
   }

@@ -1,4 +1,4 @@
-/** Operations on KV tiers: each keeps its request's trace open, and at the steps level is a span of it. */
+/** Operations on KV tiers. Each keeps its request's trace open and, at the steps level, has a span. */
 import { type Span, SpanStatusCode } from '@opentelemetry/api'
 import type { KvDoneEvent, KvSubmittedEvent } from '../engine/events.ts'
 import { ROOT_SPAN, type SpanName, SPANS } from './contract.ts'
@@ -7,7 +7,7 @@ import type { SpanRegistry } from './span-registry.ts'
 
 interface KvOperation {
   readonly span: Span | null
-  /** It is below llm.prefill and must not outlast it: an abort ends the phase while the operation still runs. */
+  /** The span is below llm.prefill, so it must not end later, although an abort ends the phase while the operation runs. */
   readonly isBelowPrefill: boolean
   /** When llm.prefill ended; Infinity while it runs. */
   endBoundMs: number
@@ -25,15 +25,15 @@ const KV_PARENTS: Readonly<Record<KvSubmittedEvent['operation'], readonly SpanNa
 
 interface KvTracingParts {
   readonly registry: SpanRegistry
-  /** Operations are spans. */
+  /** Whether operations have spans. */
   readonly hasSpans: boolean
-  /** The request's trace, created if its start was never seen; undefined if it has been closed. */
+  /** The request's trace, created if its start was not seen; undefined if it has been closed. */
   readonly traceOf: (requestId: string) => RequestTrace | undefined
-  /** When the request's first token came, and with it the end of llm.prefill; null before. */
+  /** When the request's first token came, which is the end of llm.prefill; null before. */
   readonly firstTokenMs: (requestId: string) => number | null
 }
 
-/** Spans of KV-tier operations. An operation that never ends is ended with its request. */
+/** Traces KV operations. An operation that never ends is ended with its request. */
 export class KvTracing {
   readonly #parts: KvTracingParts
   readonly #operations = new Map<string, KvOperation>()
@@ -42,12 +42,12 @@ export class KvTracing {
     this.#parts = parts
   }
 
-  /** Operations that run. */
+  /** Number of running operations. */
   get size(): number {
     return this.#operations.size
   }
 
-  /** llm.prefill of a request ended: its operations that are still running must not outlast it. */
+  /** Limits the spans of running operations to the end of llm.prefill. */
   prefillEnded(trace: RequestTrace, endMs: number): void {
     for (const operation of this.#operations.values()) {
       if (operation.trace === trace) operation.endBoundMs = Math.min(operation.endBoundMs, endMs)
@@ -59,7 +59,7 @@ export class KvTracing {
     if (!trace) return
     const { registry, hasSpans, firstTokenMs } = this.#parts
     const name = `kv.${event.operation}` as const
-    // llm.prefill is over with the first token, though its span waits for its last numbers.
+    // llm.prefill is over with the first token, even though its span is still open.
     const isPrefilling = firstTokenMs(event.requestId) === null
     const parents = KV_PARENTS[event.operation].filter((parent) => parent !== 'llm.prefill' || isPrefilling)
     const parentName = parents.find((parent) => registry.get(event.requestId, parent))

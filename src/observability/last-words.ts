@@ -1,4 +1,4 @@
-/** What the root and the last log line say of a request's end. */
+/** The end of a request, for its root span and its last log line. */
 import type { Attributes } from '@opentelemetry/api'
 import { describeError, exceptionAttributes } from './attributes.ts'
 import { type EndingName, type EndingRow, ERROR_CODE } from './endings.ts'
@@ -11,15 +11,15 @@ export interface FinishInput {
   readonly ending: EndingName
   /** The status sent; null: none was. */
   readonly status: number | null
-  /** Its class, stable code and frames are recorded; its message where the class is this project's own. */
+  /** Its class, code and frames are recorded; its message only for this project's own classes. */
   readonly error?: unknown
 }
 
 interface LastWords {
   readonly attributes: RootAttributes
-  /** Description of the ERROR status; null: the root has none. */
+  /** Message of the ERROR status; null: the root has no error. */
   readonly spanMessage: string | null
-  /** Attributes of the exception event; null: there is none. */
+  /** Attributes of the exception event; null: there is no such event. */
   readonly exception: Attributes | null
   readonly fields: LogFields
 }

@@ -1,13 +1,13 @@
 /**
- * The log file: sonic-boom's writes, so that a grep by the id that curl has just printed finds the request's lines, rotated by size, and
- * opened again when somebody removes or renames it. A disk that fails costs lines, never a request.
+ * The log file, written by sonic-boom without buffering delays. It is rotated by size, and opened again if somebody removes or renames it. A
+ * failing disk costs lines, never a request.
  */
 import { mkdirSync, renameSync, type Stats, statSync } from 'node:fs'
 import { dirname } from 'node:path'
 import sonicBoom from 'sonic-boom'
 
 const MAX_BUFFERED_BYTES = 8 * 1024 * 1024
-/** How often a write looks whether the path still names the file that is open. */
+/** How often a write checks that the path still names the open file. */
 const CHECK_EVERY_MS = 250
 
 interface LogFileOptions {
@@ -16,14 +16,11 @@ interface LogFileOptions {
   readonly maxBytes?: number
   /** Files kept, the current one included: path, path.1, path.2. */
   readonly maxFiles?: number
-  /** Called with the first failure to write, open or rotate since the last success. */
+  /** Called with the first failure since the last success. */
   readonly onError: (error: unknown) => void
 }
 
-/**
- * A log file that rotates by size. Write errors go to `onError`; lines that do not fit the buffer are dropped and
- * counted.
- */
+/** A log file that rotates by size. Write errors go to `onError`; lines that do not fit into the buffer are dropped. */
 export class LogFile {
   readonly #path: string
   readonly #maxBytes: number
@@ -32,7 +29,7 @@ export class LogFile {
   readonly #stream: sonicBoom.SonicBoom
   #size = 0
   #inode = 0
-  /** Bytes given to the stream and not yet with the operating system. */
+  /** Bytes in the stream that have not been written yet. */
   #pendingBytes = 0
   #isReopening = false
   #checkedMs = -Infinity
@@ -47,11 +44,11 @@ export class LogFile {
     this.#maxFiles = options.maxFiles ?? 3
     this.#onError = options.onError
     makeFolder(dirname(this.#path))
-    // `sync` opens at once, so that a path that cannot be written is refused here.
+    // With `sync` the file is opened at once, so an unwritable path throws here.
     this.#stream = new sonicBoom.SonicBoom({ dest: this.#path, sync: true, maxLength: MAX_BUFFERED_BYTES })
     Object.assign(this.#stream, { sync: false })
     this.#measure()
-    // Its first 'ready' comes late, when lines may have been written already.
+    // The first 'ready' comes late: lines may have been written by then.
     this.#stream.once('ready', () => this.#stream.on('ready', this.#opened))
     this.#stream.on('write', (numBytes: number) => this.#wrote(numBytes))
     this.#stream.on('drop', (line: string) => this.#release(Buffer.byteLength(line)))
@@ -66,13 +63,13 @@ export class LogFile {
     this.#stream.write(line)
   }
 
-  /** Resolves when what was written is with the operating system, or could not be. */
+  /** Resolves when all lines so far have been written, or could not be. */
   async flush(): Promise<void> {
     if (this.#isClosed || (this.#pendingBytes === 0 && !this.#isReopening)) return
     await new Promise<void>((resolve) => this.#idle.push(resolve))
   }
 
-  /** Writes what is left and closes, without waiting for the event loop: also right in a process 'exit' handler. */
+  /** Writes the rest and closes, synchronously: it may be called in a process 'exit' handler. */
   close(): void {
     if (this.#isClosed) return
     this.#isClosed = true
@@ -92,7 +89,7 @@ export class LogFile {
     this.#hasDrained()
   }
 
-  /** Right after it was opened, before anything is written. */
+  /** Reads size and inode of the file. Call it right after opening, before anything is written. */
   #measure(): void {
     const { size, ino } = fileAt(this.#path) ?? { size: 0, ino: 0 }
     this.#size = size
@@ -119,7 +116,7 @@ export class LogFile {
     for (const resolve of waiting) resolve()
   }
 
-  /** Opens the path again when it names no file any more, or another one. */
+  /** Opens the path again if it no longer names the open file. */
   #check(): void {
     const nowMs = performance.now()
     if (this.#isReopening || nowMs - this.#checkedMs < CHECK_EVERY_MS) return
@@ -132,14 +129,14 @@ export class LogFile {
       try {
         renameSync(i === 1 ? this.#path : `${this.#path}.${i - 1}`, `${this.#path}.${i}`)
       } catch {
-        // Not there yet; where it is the current file that cannot be renamed, it grows on.
+        // The file does not exist yet. If the current file cannot be renamed, it continues to grow.
       }
     }
     this.#size = 0
     this.#reopen()
   }
 
-  /** The stream opens the new file before it closes the old one: a failure leaves it with a descriptor that is its own. */
+  /** The stream opens the new file before it closes the old one, so after a failure its descriptor is still valid. */
   #reopen(): void {
     try {
       makeFolder(dirname(this.#path))
@@ -153,8 +150,8 @@ export class LogFile {
 
   #failed(error: unknown): void {
     this.#isReopening = false
-    // Of a reopening that failed there is a listener left, which at the next success would close the old descriptor a second time: by
-    // then it may be somebody else's.
+    // A failed reopening leaves a listener that would close the old descriptor a second time after the next success. By then the
+    // descriptor may belong to another file.
     this.#stream.removeAllListeners('ready')
     this.#stream.on('ready', this.#opened)
     this.#settle()
@@ -164,7 +161,7 @@ export class LogFile {
   }
 }
 
-/** Like mkdir -p. Node's own recursive mkdir never returns below /proc. */
+/** Like mkdir -p. Node's recursive mkdir never returns for paths below /proc. */
 function makeFolder(path: string): void {
   try {
     mkdirSync(path)
@@ -178,7 +175,7 @@ function makeFolder(path: string): void {
   }
 }
 
-/** What is at a path; undefined: nothing that can be seen. */
+/** The file or folder at a path; undefined if there is none or it is not accessible. */
 function fileAt(path: string): Stats | undefined {
   try {
     return statSync(path)

@@ -1,11 +1,11 @@
 /** Metrics as text: Prometheus 0.0.4 and OpenMetrics 1.0.0 (counters without _total in their metadata, exemplars, # EOF). */
 type Labels = Readonly<Record<string, string | number | undefined>>
 
-/** What prom-client's getMetricsAsJSON gives, and BulkHistogram. */
+/** A metric in the form of prom-client's getMetricsAsJSON. */
 export interface MetricFamily {
   readonly name: string
   readonly help: string
-  /** counter, gauge or histogram; prom-client declares a number and gives the word. */
+  /** counter, gauge or histogram. prom-client declares a number here, but it is a string. */
   readonly type: unknown
   readonly values: readonly { readonly labels: Labels; readonly value: number }[]
 }
@@ -17,7 +17,7 @@ interface Exemplar {
   readonly timestamp: number
 }
 
-/** @param mayName whether an exemplar may name a trace: whose id it is lets others hang their spans into it. */
+/** The text of `/metrics`. @param mayName whether an exemplar may show a trace id: whoever knows it can add spans to the trace */
 export function renderMetrics(
   metrics: readonly MetricFamily[],
   isOpenMetrics: boolean,
@@ -41,7 +41,7 @@ export function renderMetrics(
   return `${lines.join('\n')}\n`
 }
 
-/** A family with every key but one summed up as `others`. Families without key_id stay as they are. */
+/** A family in which all keys but one are summed up as `others`. Families without key_id stay the same. */
 export function hideKeys(family: MetricFamily, ownKeyId: string): MetricFamily {
   if (!family.values.some(({ labels }) => labels['key_id'] !== undefined)) return family
   const sums = new Map<string, { readonly labels: Labels; readonly value: number }>()

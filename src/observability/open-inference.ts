@@ -1,6 +1,6 @@
 /**
- * OpenInference's attributes (Arize's conventions, which Phoenix and others read) beside the contract's, where MINISERVE_OPENINFERENCE asks for them:
- * the same values under other names, never other values. Content is among them only where content is captured.
+ * Attributes of OpenInference (Arize's conventions, which Phoenix and others read), with MINISERVE_OPENINFERENCE. They have the same values as
+ * the contract's attributes under other names. Content is included only if content is captured.
  */
 import type { Attributes } from '@opentelemetry/api'
 import type { CapturedContent, ContentMessage, ContentPart } from './content.ts'
@@ -12,33 +12,33 @@ type Kind = 'LLM' | 'EMBEDDING' | 'RETRIEVER' | 'RERANKER' | 'CHAIN'
 
 const KIND = 'openinference.span.kind'
 
-/** Kinds of the spans that are no root. */
+/** The kinds of spans below the root. */
 const KINDS: Readonly<Partial<Record<SpanName, Kind>>> = {
   'rag.retrieve': 'RETRIEVER',
   'embed.query': 'EMBEDDING',
   rerank: 'RERANKER',
 }
 
-/** The newest messages, each as attributes of its own. The conventions' attribute has all messages. */
+/** Only the newest messages get attributes. */
 const MAX_MESSAGES = 32
 const MAX_CHARACTERS = 64 * 1024
 
 const NAME =
   /^(openinference\.span\.kind|session\.id|(in|out)put\.(value|mime_type)|llm\.(model_name|provider|invocation_parameters|finish_reason|token_count\.[a-z_.]+|(in|out)put_messages\.\d+\.message\..+)|retrieval\.documents\.\d+\.document\..+|reranker\.[a-z_]+|embedding\.[a-z_]+)$/
 
-/** Whether an attribute is one of these; the contract's validator leaves them alone. */
+/** Whether an attribute is one of OpenInference, which the contract's validator ignores. */
 export const isOpenInference = (name: string): boolean => NAME.test(name)
 
-/** Whether its numbers leave as doubles, whole ones too. */
+/** Whether an attribute is always exported as a double. */
 export const isOpenInferenceDouble = (name: string): boolean =>
   /^retrieval\.documents\.\d+\.document\.score$/.test(name)
 
-/** Of a span at its start. */
+/** The attribute of a span at its start. */
 export function openInferenceKind(name: SpanName): Attributes {
   return { [KIND]: KINDS[name] ?? 'CHAIN' }
 }
 
-/** What the contract's values of a stage are called. `content`: they may be content. */
+/** The attributes of a stage. `content`: whether content is captured. */
 export function stageAttributes(
   name: SpanName,
   values: Readonly<Record<string, unknown>>,
@@ -57,7 +57,7 @@ export function stageAttributes(
   }
 }
 
-/** Of http.handler at its end. */
+/** The attributes of http.handler at its end. */
 export function rootAttributes(
   kind: RouteKind,
   facts: RequestFacts,
@@ -103,7 +103,7 @@ function rootKind(kind: RouteKind, operation: string | undefined): Kind {
 const withInstructions = ({ systemInstructions = [], input = [] }: CapturedContent): readonly ContentMessage[] =>
   systemInstructions.length === 0 ? input : [{ role: 'system', parts: systemInstructions }, ...input]
 
-/** Each message by itself, and the last one, which is what was asked or answered, as the span's input or output. */
+/** Each message, and the last one also as the span's input or output. */
 function messageAttributes(side: 'input' | 'output', messages: readonly ContentMessage[]): Attributes {
   const last = messages.at(-1)
   if (last === undefined) return {}
@@ -154,7 +154,7 @@ function retrievalAttributes(values: Readonly<Record<string, unknown>>): Attribu
   return attributes
 }
 
-/** What is known of the values. */
+/** The values that are strings, numbers or booleans. */
 function given(values: Readonly<Record<string, unknown>>): Attributes {
   const known: Attributes = {}
   for (const [name, value] of Object.entries(values)) {

@@ -1,18 +1,18 @@
-/** The traces of requests whose response is not over, and of those that only wait for work in flight. */
+/** The open traces: of requests whose response is not over, and of requests that only wait for work in flight. */
 import type { RequestTrace } from './request-trace.ts'
 
-/** A finished response whose work never calls back. */
+/** How long a finished request may wait for its work. */
 const PENDING_AFTER_MS = 60_000
-/** Late events come within seconds; this many ids cover them at any rate a server reaches. */
+/** Number of closed request ids that are remembered. Late events come within seconds. */
 const MAX_RECENT = 4096
 
 /** Traces by request id. A trace that stays open longer than `leakAfterMs` is reported and closed. */
 export class OpenRequests {
-  /** Removing a trace from this map claims the right to finish it. */
+  /** Whoever removes a trace from this map finishes it. */
   readonly #open = new Map<string, RequestTrace>()
   /** Finished requests with work in flight. */
   readonly #closing = new Map<string, RequestTrace>()
-  /** Ids of the last closed requests: an event that comes late must not open a root again. */
+  /** Ids of recently closed requests: a late event must not open another root. */
   readonly #recentlyClosed = new Set<string>()
   readonly #leakAfterMs: number
   readonly #watchdog: NodeJS.Timeout
@@ -63,7 +63,7 @@ export class OpenRequests {
     }
   }
 
-  /** Stops the watchdog, ends what is open with `finish`, and closes what then still waits. */
+  /** Stops the watchdog, finishes all open requests with `finish`, and closes those that still wait. */
   stop(finish: (trace: RequestTrace) => void): void {
     clearInterval(this.#watchdog)
     for (const trace of this.#open.values()) finish(trace)

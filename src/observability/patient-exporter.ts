@@ -1,6 +1,6 @@
 /**
- * Exports batches one after the other and keeps those that did not arrive: while a collector is away they wait, in the bound of the
- * queue, and go out when it is back. Counts where everything is.
+ * Exports batches one after the other, and keeps those that failed: while the collector cannot be reached they wait, within the limit of the
+ * queue. Counts what became of every span or log record.
  */
 import { type ExportResult, ExportResultCode } from '@opentelemetry/core'
 
@@ -14,7 +14,7 @@ export interface ExportCounts {
   readonly unsampled: number
 }
 
-/** Where every span or log record is, so that the counts add up at any time. */
+/** Counts spans or log records by what became of them. The counts add up at any time. */
 export class ExportCounter {
   created = 0
   exported = 0
@@ -22,7 +22,7 @@ export class ExportCounter {
   unsampled = 0
   /** Handed to the batch processor, not yet given to the exporter. */
   queued = 0
-  /** On their way, or waiting for another try. */
+  /** Being sent, or waiting for another try. */
   inFlight = 0
   isClosed = false
 
@@ -31,12 +31,12 @@ export class ExportCounter {
     return { created, exported, dropped, unsampled }
   }
 
-  /** In memory, and not yet gone. */
+  /** All that are still in memory. */
   get numWaiting(): number {
     return this.queued + this.inFlight
   }
 
-  /** What has not arrived by now never will. */
+  /** Counts everything that is still in memory as dropped. */
   close(): void {
     if (this.isClosed) return
     this.isClosed = true
@@ -53,7 +53,7 @@ interface BatchExporter<Item> {
   shutdown(): Promise<void>
 }
 
-/** Wraps an exporter: batches that failed are kept, up to the bound of the queue, and retried with growing pauses. */
+/** Wraps an exporter. Failed batches are kept and tried again with growing pauses. */
 export class PatientExporter<Item> implements BatchExporter<Item> {
   readonly #inner: BatchExporter<Item>
   readonly #counter: ExportCounter
@@ -64,7 +64,7 @@ export class PatientExporter<Item> implements BatchExporter<Item> {
   #timer: NodeJS.Timeout | null = null
   #pauseMs = FIRST_PAUSE_MS
 
-  /** `items`: what they are called in a complaint. */
+  /** `items`: their name in messages. */
   constructor(inner: BatchExporter<Item>, counter: ExportCounter, items: string, onProblem: (detail: string) => void) {
     this.#inner = inner
     this.#counter = counter
@@ -72,7 +72,7 @@ export class PatientExporter<Item> implements BatchExporter<Item> {
     this.#onProblem = onProblem
   }
 
-  /** Takes a batch, so that the batch processor does not have to delay it or later ones. */
+  /** Takes a batch. The batch processor never has to wait. */
   export(items: Item[], done: (result: ExportResult) => void): void {
     this.#counter.queued -= items.length
     this.#counter.inFlight += items.length
@@ -81,7 +81,7 @@ export class PatientExporter<Item> implements BatchExporter<Item> {
     done({ code: ExportResultCode.SUCCESS })
   }
 
-  /** Tries what waits once more; resolves when all has left, or a batch has not. */
+  /** Sends what waits. Resolves when everything is sent, or a batch has failed. */
   async forceFlush(): Promise<void> {
     await this.#pass
     await this.#send()
@@ -132,7 +132,7 @@ export class PatientExporter<Item> implements BatchExporter<Item> {
   }
 }
 
-/** gRPC's INVALID_ARGUMENT, PERMISSION_DENIED, UNIMPLEMENTED and UNAUTHENTICATED, and HTTP's statuses that another try does not change. */
+/** Codes for which another try is useless: gRPC's INVALID_ARGUMENT, PERMISSION_DENIED, UNIMPLEMENTED, UNAUTHENTICATED, and HTTP statuses. */
 const REFUSALS: ReadonlySet<unknown> = new Set([3, 7, 12, 16, 400, 401, 403, 404, 405, 413, 415])
 
 const isRefusal = (error: Error): boolean => 'code' in error && REFUSALS.has(error.code)

@@ -1,4 +1,4 @@
-/** `--plugin FILE`: subscribers to the engine's events from outside this package (docs/extending-traces.md). */
+/** `--plugin FILE`: loads subscribers from outside this package (docs/extending-traces.md). */
 import { closeSync } from 'node:fs'
 import { pathToFileURL } from 'node:url'
 import { foundInstead, openFileSync } from '../regular-file.ts'

@@ -1,7 +1,7 @@
 /**
- * Default-deny redaction of log fields: text is written under the names of an allow-list (log.ts) and of the span contract's attributes
- * only. Other fields may be numbers or booleans, unless their name suggests content (prompt, completion, messages, text; any case, any
- * depth); of those only listed counts are written. Errors keep class, code and frames, and their message where the class is our own.
+ * Redaction of log fields. Text is written only in the fields of an allow-list (log.ts) and in attributes of the span contract. Other fields
+ * may be numbers or booleans, unless their name suggests content (prompt, completion, messages, text; in any case, at any depth). Of errors
+ * the class, code and frames are written, and the message only for this project's own classes.
  */
 import { describeError, framesOf } from './attributes.ts'
 import { SPAN_TABLE } from './contract.ts'

@@ -1,4 +1,4 @@
-/** What is known of a request: what its body asked for, what the engine counted, what the response said. */
+/** What is known of a request: what its body asked for, what the engine counted, and how it ended. */
 import type { RequestSummary } from '../engine/summary.ts'
 import type { EndingRow } from './endings.ts'
 import { type GenerationInfo, outcomeAttributes, type ResultInfo, type RootAttributes } from './root-span.ts'
@@ -17,22 +17,22 @@ export class RequestFacts {
   readonly startMs = performance.now()
   /** What the body asked for; null before it is valid. */
   generation: GenerationInfo | null = null
-  /** What came of the generation so far. */
+  /** The result of the generation so far. */
   result: ResultInfo | null = null
-  /** The engine's times and counts; null before it is done with the request. */
+  /** The engine's times and counts; null until it is done with the request. */
   phases: RequestSummary | null = null
-  /** null while the response is not over. */
+  /** null until the response is over. */
   ended: Ended | null = null
   #firstChunkMs: number | null = null
-  /** Prompt tokens of the sequences the engine queued; null: it never took the request. */
+  /** Prompt tokens of the queued sequences; null if the engine never accepted the request. */
   #acceptedTokens: number | null = null
 
-  /** The first chunk of the stream is on its way. */
+  /** The first chunk of the stream is being sent. */
   firstChunk(): void {
     this.#firstChunkMs ??= performance.now()
   }
 
-  /** The engine took a sequence of the request. */
+  /** The engine accepted a sequence of the request. */
   accepted(numPromptTokens: number, countsPrompt: boolean): void {
     this.#acceptedTokens = (this.#acceptedTokens ?? 0) + (countsPrompt ? numPromptTokens : 0)
   }
@@ -43,7 +43,7 @@ export class RequestFacts {
     return atMs === null ? null : Math.max(0, atMs - this.startMs) / 1000
   }
 
-  /** Why each choice ended: as the response says it where it was sent whole, else as the engine does; undefined before. */
+  /** Why each choice ended: as in the response if it was sent completely, else as the engine reports it; undefined before. */
   get finishReasons(): readonly string[] | undefined {
     const shown = this.result?.finishReasons ?? []
     const ended = this.phases?.finishReasons ?? []
@@ -52,17 +52,17 @@ export class RequestFacts {
     return reasons.length > 0 ? reasons : undefined
   }
 
-  /** Generated tokens, of the engine's count where it has ended, else of the response's. */
+  /** Generated tokens: the engine's final count, else that of the response. */
   get tokensOut(): number | null {
     return this.phases?.tokensOut ?? this.result?.tokensOut ?? null
   }
 
-  /** Tokens of the final prompt, likewise; null before the engine took the request. */
+  /** Tokens of the final prompt; null until the engine has accepted the request. */
   get tokensIn(): number | null {
     return this.phases?.tokensIn ?? this.result?.tokensIn ?? this.#acceptedTokens
   }
 
-  /** What http.handler says of the outcome. */
+  /** Attributes of http.handler for the outcome. */
   outcome(requestId: string): RootAttributes {
     const { tokensIn, ended } = this
     if (this.#acceptedTokens === null || tokensIn === null || !ended || ended.row.isRefusal) return {}

@@ -2,7 +2,7 @@
 import { BulkHistogram, type Instruments } from './instruments.ts'
 import type { RequestTrace } from './request-trace.ts'
 
-// Buckets in seconds: vLLM's for its names, the GenAI semantic conventions' for theirs.
+// Buckets in seconds: those of vLLM for its metrics, those of the GenAI conventions for theirs.
 const TTFT = [
   0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640, 2560,
 ]

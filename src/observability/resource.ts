@@ -1,8 +1,8 @@
-/** What every signal of this server says of it: OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES win. */
+/** The resource of all signals of this server. OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES take precedence. */
 import { detectResources, envDetector, type Resource, resourceFromAttributes } from '@opentelemetry/resources'
 import { SCHEMA_URL } from './contract.ts'
 
-/** `serviceVersion`: the git revision, or the package's version outside a checkout. */
+/** Creates the resource. `serviceVersion`: the git revision, or the package's version outside a checkout. */
 export function serverResource(serviceVersion: string, instanceId: string): Resource {
   const given = detectResources({ detectors: [envDetector] })
   const resource = resourceFromAttributes(
@@ -15,7 +15,7 @@ export function serverResource(serviceVersion: string, instanceId: string): Reso
   ).merge(given)
   const environment =
     resource.attributes['deployment.environment.name'] ?? resource.attributes['deployment.environment'] ?? 'dev'
-  // One environment, under its name of today and its old one.
+  // The environment has a current and an old name.
   return resource.merge(
     resourceFromAttributes({ 'deployment.environment': environment, 'deployment.environment.name': environment }),
   )

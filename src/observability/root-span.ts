@@ -1,4 +1,4 @@
-/** What http.handler says of its request: what arrived, what its body asked for, and what came of it. */
+/** Attributes of http.handler: of the request that arrived, what its body asked for, and the result. */
 import type { RequestSummary } from '../engine/summary.ts'
 import type { ROOT_SPAN, SpanAttributes } from './contract.ts'
 
@@ -23,7 +23,7 @@ export interface OpenRequestInput {
   /** The caller's X-Request-Id. */
   readonly callerId?: string | null
   readonly kind: RouteKind
-  /** A probe, which asks every few seconds: it leaves no log line when all is well. */
+  /** Whether the request is a probe. Successful probes are logged at level debug only. */
   readonly isProbe?: boolean
   readonly keyId?: string
 }
@@ -32,7 +32,7 @@ export interface OpenRequestInput {
 export interface GenerationInfo {
   readonly operation: 'text_completion' | 'chat' | 'embeddings' | 'retrieval'
   readonly model: string
-  /** The model that `model` is an adapter of; null or absent: it is none. */
+  /** The model that `model` is an adapter of; null or absent: it is not an adapter. */
   readonly parentModel?: string | null
   /** Sequences of the request: prompts times n. */
   readonly numChoices?: number
@@ -46,11 +46,11 @@ export interface GenerationInfo {
   /** How many were sent. */
   readonly stopSequences?: number
   readonly stream?: boolean
-  /** The output is held to be JSON. */
+  /** Whether the output must be JSON. */
   readonly isJson?: boolean
 }
 
-/** What came of it. May be reported more than once; the last report before the trace closes counts. */
+/** The result. It may be reported more than once; the last report before the trace closes counts. */
 export interface ResultInfo {
   readonly tokensIn: number
   readonly tokensOut: number
@@ -61,7 +61,7 @@ export interface ResultInfo {
   readonly isScored: boolean
 }
 
-/** Whether something is written as ids are: others would be text. */
+/** Whether a value looks like an id. Anything else could be content. */
 export const isConversationId = (id: unknown): id is string =>
   typeof id === 'string' && /^[A-Za-z0-9._:@/+=-]{1,128}$/.test(id)
 
@@ -72,7 +72,7 @@ export function arrivalAttributes(input: OpenRequestInput): RootAttributes {
     'http.route': input.route,
     'llm.request.id': input.requestId,
     'http.request.header.x-request-id': input.callerId ? [input.callerId] : undefined,
-    // A path parameter is the caller's text: the names of documents reveal their subject.
+    // Path parameters are omitted: names of documents may reveal what they are about.
     'url.path': input.route.includes('{') ? input.route : input.path,
     'url.scheme': input.scheme,
     'server.address': input.host,
@@ -101,7 +101,7 @@ export function generationAttributes(info: GenerationInfo): RootAttributes {
   } as RootAttributes
 }
 
-/** What is known of a request that the engine took, when it is over. */
+/** What is known at the end of a request that the engine accepted. */
 interface Outcome {
   readonly requestId: string
   readonly isScored: boolean
@@ -110,7 +110,7 @@ interface Outcome {
   readonly finishReasons: readonly string[] | undefined
   readonly summary: RequestSummary | null
   readonly result: ResultInfo | null
-  /** From the request's arrival to the first chunk of its stream; null: it sent none. */
+  /** From the request's arrival to the first chunk of its stream; null if no chunk was sent. */
   readonly firstChunkSeconds: number | null
 }
 

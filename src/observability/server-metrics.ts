@@ -1,4 +1,4 @@
-/** What /metrics says of the server's own health: spans, stored traces, event loop, process. */
+/** Metrics of the server's own health: spans, stored traces, event loop, process. */
 import type { IntervalHistogram } from 'node:perf_hooks'
 import type { Instruments } from './instruments.ts'
 import type { ExportCounts } from './patient-exporter.ts'
@@ -8,7 +8,7 @@ export interface ServerMetricsParts {
   readonly spanCounts: () => ExportCounts
   readonly logCounts: () => ExportCounts
   readonly traceStore: Pick<TraceStore, 'size' | 'bytes'>
-  /** Enabled. */
+  /** Must be enabled. */
   readonly loopDelay: IntervalHistogram
 }
 

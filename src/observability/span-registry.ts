@@ -1,35 +1,34 @@
 /**
- * Every open span of every request, in one place: by (request id, name), so that any subscriber finds a parent and nests under it without
- * knowing who opened it. All open spans are kept, so that none is lost. Closing a request ends
- * what is left of it, so nothing is open when nothing is in flight.
+ * Every open span of every request, by request id and name, so that a subscriber can nest below a span without knowing who opened it.
+ * Closing a request ends the spans that are still open.
  */
 import { type Context, type HrTime, ROOT_CONTEXT, type Span, trace as traceApi } from '@opentelemetry/api'
 import type { ReadableSpan } from '@opentelemetry/sdk-trace-base'
 
 interface RegisteredSpan {
   readonly span: Span
-  /** Context with the span in it: the parent context of its children. */
+  /** The parent context of the span's children. */
   readonly context: Context
 }
 
 interface OpenSpan {
   name: string | null
   context: Context | null
-  /** Of this process's SDK, which reports its end. */
+  /** Whether the span is of this process's SDK, which reports its end. */
   readonly isOwn: boolean
 }
 
-/** Ended spans that one request keeps; the steps level of a long generation stays far below. */
+/** Maximum number of ended spans per request. Even the steps level of a long generation stays far below. */
 const MAX_SPANS = 1024
 
-/** The spans of one request: open ones, and ended ones until its root has ended, when all are stored, and exported or not, as a whole. */
+/** The open and ended spans of one request. They are stored, and exported or not, as a whole when the root has ended. */
 export class RequestSpans {
   readonly ended: ReadableSpan[] = []
-  /** Whether they are exported; null while the root is open. */
+  /** Whether the spans are exported; null while the root is open. */
   isExported: boolean | null = null
   readonly #open = new Map<Span, OpenSpan>()
 
-  /** Open spans, first opened first. */
+  /** Open spans in the order in which they were opened. */
   get open(): readonly Span[] {
     return [...this.#open.keys()]
   }
@@ -46,7 +45,7 @@ export class RequestSpans {
   /** A span of the request ended. False when there is no room left. */
   endedSpan(span: ReadableSpan & Partial<Span>): boolean {
     this.#open.delete(span as unknown as Span)
-    // Those that may outlive the root are kept too: the store shows them.
+    // Spans that end after the root are kept too: the store shows them.
     if (this.ended.length >= MAX_SPANS) return false
     this.ended.push(span)
     return true
@@ -56,7 +55,7 @@ export class RequestSpans {
     this.#open.set(span, { name, context, isOwn: this.#open.get(span)?.isOwn ?? false })
   }
 
-  /** The span of this name that was opened last. */
+  /** The last opened span of this name. */
   get(name: string): RegisteredSpan | undefined {
     let found: RegisteredSpan | undefined
     for (const [span, open] of this.#open)
@@ -64,7 +63,7 @@ export class RequestSpans {
     return found
   }
 
-  /** Takes the name from a span, which stays the request's until it ends. */
+  /** Removes the name of a span. The span still belongs to the request until it ends. */
   unname(span: Span): void {
     const open = this.#open.get(span)
     if (open?.isOwn) open.name = null
@@ -72,8 +71,8 @@ export class RequestSpans {
   }
 
   /**
-   * Ends what is still open, children before their parents, each inside its parent's interval.
-   * @param timeOf span time of now. @param mark called before each span ends.
+   * Ends all open spans, children before parents, each inside its parent's interval.
+   * @param now current span time @param mark called before each span ends
    */
   endAll(except: Span | null, now: HrTime, mark: (span: Span) => void): void {
     for (const span of this.open.toReversed()) {
@@ -92,7 +91,7 @@ const isBefore = (a: HrTime, b: HrTime): boolean => a[0] < b[0] || (a[0] === b[0
 const earliest = (a: HrTime, b: HrTime): HrTime => (isBefore(a, b) ? a : b)
 const latest = (a: HrTime, b: HrTime): HrTime => (isBefore(a, b) ? b : a)
 
-/** Open spans by request id and name, so that a subscriber finds a parent without knowing who opened it. */
+/** Open spans by request id and name. */
 export class SpanRegistry {
   readonly #requests = new Map<string, RequestSpans>()
 
@@ -103,12 +102,12 @@ export class SpanRegistry {
     return spans
   }
 
-  /** A request is closed: what comes later is not kept open for it. */
+  /** A request is closed. Spans that come later are ended at once. */
   forget(requestId: string): void {
     this.#requests.delete(requestId)
   }
 
-  /** Gives an open span a name. If several have the name, the last one is found first. If the request is over, the span is ended. */
+  /** Registers an open span under a name. If several spans have the name, `get` finds the last one. If the request is over, the span is ended. */
   open(requestId: string, name: string, span: Span, context: Context = traceApi.setSpan(ROOT_CONTEXT, span)): void {
     const spans = this.#requests.get(requestId)
     if (spans) spans.name(span, name, context)
@@ -128,7 +127,7 @@ export class SpanRegistry {
     return undefined
   }
 
-  /** Takes a span out of the registry; the caller ends it. A second pop finds the next of that name, or nothing. */
+  /** Removes a span from the registry, and leaves it to the caller to end it. */
   pop(requestId: string, name: string): RegisteredSpan | undefined {
     const spans = this.#requests.get(requestId)
     const found = spans?.get(name)
@@ -136,12 +135,12 @@ export class SpanRegistry {
     return found
   }
 
-  /** Requests that have spans. */
+  /** Ids of the requests that have spans. */
   requestIds(): readonly string[] {
     return [...this.#requests.keys()]
   }
 
-  /** Open spans of all requests. */
+  /** Number of open spans of all requests. */
   get size(): number {
     let size = 0
     for (const spans of this.#requests.values()) size += spans.size
@@ -151,10 +150,10 @@ export class SpanRegistry {
 
 let current: SpanRegistry | null = null
 
-/** The registry of this process's server, for code that was handed none; null before there is one. */
+/** The registry of this process's server, for code that is not given one; null before it exists. */
 export const getSpanRegistry = (): SpanRegistry | null => current
 
-/** Makes a registry the process's. */
+/** Sets the registry of the process. */
 export const setSpanRegistry = (registry: SpanRegistry): void => {
   current = registry
 }

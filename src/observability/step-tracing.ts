@@ -1,6 +1,6 @@
 /**
- * Sampled steps of the engine (levels steps and kernels): engine.step is the root of a trace of its own, with a link to every request
- * it served; each of those gets a decode.step child with a link back.
+ * Sampled steps of the engine (levels steps and kernels). engine.step is the root of a separate trace, with a link to every request that it
+ * served. Each of these requests gets a decode.step span with a link back.
  */
 import { type Context, ROOT_CONTEXT, type Span, type SpanContext, type Tracer } from '@opentelemetry/api'
 import type { StepEvent } from '../engine/events.ts'
@@ -8,10 +8,10 @@ import { contractAttributes } from './attributes.ts'
 import type { RequestTrace } from './request-trace.ts'
 import type { SpanRegistry } from './span-registry.ts'
 
-/** One step in this many is traced, and also every step that takes this many times the mean. */
+/** One step in SAMPLE_EVERY is traced, and every step that takes more than SLOW_FACTOR times the mean. */
 const SAMPLE_EVERY = 20
 const SLOW_FACTOR = 4
-/** The SDK keeps 128 links a span. */
+/** The SDK keeps 128 links per span. */
 const MAX_LINKS = 128
 
 export interface StepTracing {
@@ -26,7 +26,7 @@ interface StepTracingParts {
   readonly find: (requestId: string) => RequestTrace | undefined
   /** When the request's llm.decode began; null before. */
   readonly decodeStartMs: (requestId: string) => number | null
-  /** GPU times of each kernel as events on the step. */
+  /** Whether the GPU time of each kernel is an event of the step. */
   readonly withKernels: boolean
 }
 
@@ -42,7 +42,7 @@ export function createStepTracing({
   let numSteps = 0
   let meanMs = 0
 
-  /** The span of a request that a step worked for: decode once there is one. */
+  /** The span of a request's current phase. */
   const spanOf = (requestId: string) => registry.get(requestId, 'llm.decode') ?? registry.get(requestId, 'llm.prefill')
 
   function isSampled(event: StepEvent): boolean {
@@ -73,7 +73,7 @@ export function createStepTracing({
   function linkBack(trace: RequestTrace, event: StepEvent, step: SpanContext): void {
     const decode: Context | undefined = registry.getContext(trace.requestId, 'llm.decode')
     const startMs = decodeStartMs(trace.requestId)
-    // The step that made the first token began before llm.decode: no child of it.
+    // The step that made the first token began before llm.decode, so it is not its child.
     if (!decode || startMs === null || event.startMs < startMs) return
     const child = trace.startSpan('decode.step', decode, event.startMs, {
       'engine.step.id': event.stepId,

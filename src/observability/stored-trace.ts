@@ -1,4 +1,4 @@
-/** What the trace store keeps of a request, and of a step of the engine. */
+/** The entries of the trace store: requests, and steps of the engine. */
 import type { ReadableSpan } from '@opentelemetry/sdk-trace-base'
 import type { RequestTrace } from './request-trace.ts'
 import type { SamplingDecision } from './tail-sampling.ts'
@@ -35,7 +35,7 @@ export interface StoredTrace {
   readonly logLines: readonly string[]
 }
 
-/** A request whose trace has closed. */
+/** The entry of a request whose trace has closed. */
 export function storedTrace(trace: RequestTrace, spans: ReadableSpan[], decision: SamplingDecision): StoredTrace {
   const { ended: ending, generation, tokensIn, tokensOut, ttftSeconds, startMs } = trace.facts
   const atMs = ending?.atMs ?? startMs
@@ -63,7 +63,7 @@ export function storedTrace(trace: RequestTrace, spans: ReadableSpan[], decision
   }
 }
 
-/** A span engine.step, the root of a trace of its own. */
+/** The entry of an engine.step span, which is the root of its own trace. */
 export function storedStep(span: ReadableSpan): StoredTrace {
   const { traceId, spanId } = span.spanContext()
   const startMs = span.startTime[0] * 1000 + span.startTime[1] / 1e6

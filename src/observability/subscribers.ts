@@ -1,6 +1,6 @@
 /**
- * Subscribers beside tracing and metrics: plugins, mostly. They hear the engine's events and, around the engine, the life of every
- * request, each in the context of the request's live span, so that what they or the libraries they use trace nests there.
+ * Subscribers other than tracing and metrics, which are mostly plugins. They get the engine's events and events of every request, each in
+ * the context of the request's current span, so that their own spans nest there.
  */
 import type { EngineEvent, EngineSubscriber, EngineWork } from '../engine/events.ts'
 import { runIn } from './context.ts'
@@ -12,11 +12,11 @@ interface SubscribersParts {
   readonly registry: SpanRegistry
   /** The request's trace, open or waiting for its last work. */
   readonly find: (requestId: string) => RequestTrace | undefined
-  /** What a subscriber threw, or rejected with later; `trace`: of the request it was about. */
+  /** Called with the error of a subscriber that threw or rejected; `trace`: the request's trace. */
   readonly onError: (subscriber: string, error: unknown, trace: RequestTrace | undefined) => void
 }
 
-/** Of the open spans, the first: blocks that are kept are written when the phase that made them is over. */
+/** The parents of the engine's work, in order of preference: the first open one is used. */
 const SPANS_OF_WORK: Readonly<Record<EngineWork['part'], readonly SpanName[]>> = {
   step: ['llm.decode', 'llm.prefill', ROOT_SPAN],
   lookup: ['kv.lookup', 'llm.prefill', ROOT_SPAN],
@@ -25,7 +25,7 @@ const SPANS_OF_WORK: Readonly<Record<EngineWork['part'], readonly SpanName[]>> =
   store: ['kv.store', ROOT_SPAN],
 }
 
-/** The subscribers besides tracing: runs them in the request's context; what one throws is logged and counted. */
+/** Runs subscribers in the request's context. Their errors are logged and counted. */
 export class Subscribers {
   readonly #parts: SubscribersParts
   #others: readonly EngineSubscriber[] = []
@@ -34,16 +34,13 @@ export class Subscribers {
     this.#parts = parts
   }
 
-  /** The subscribers as the engine may have them. */
+  /** Subscribers that never throw, for the engine. */
   guard(others: readonly EngineSubscriber[]): readonly EngineSubscriber[] {
     this.#others = others.map((other) => this.#guarded(other))
     return this.#others
   }
 
-  /**
-   * Runs the engine's work for a request in the context of its span: the operation's own, else that of the phase the request
-   * is in, else http.handler.
-   */
+  /** Runs the engine's work for a request in the context of the operation's span, else of the current phase, else of http.handler. */
   runWork<T>({ requestId, part }: EngineWork, fn: () => T): T {
     const context = this.#parts.registry.getContext(requestId, ...SPANS_OF_WORK[part])
     return context === undefined ? fn() : runIn(context, fn)
@@ -88,7 +85,7 @@ export class Subscribers {
   }
 
   #publish(trace: RequestTrace, event: EngineEvent): void {
-    // The request's own context: the engine has none of these events' requests yet, or no more.
+    // In the request's own context: the engine does not know the request yet, or no longer.
     for (const other of this.#others) runIn(trace.context, () => other.onEvent(event))
   }
 

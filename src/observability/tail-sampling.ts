@@ -1,7 +1,7 @@
 /**
- * Which finished traces are exported. The head decision (OTEL_TRACES_SAMPLER, which by default follows the caller's flags) applies; with
- * tail sampling on, it is thinned to a baseline share and what is worth a look is kept besides, also where the caller sampled nothing. The
- * decision falls at the root's end, so it is exact for streams of any length.
+ * Decides which finished traces are exported. Without tail sampling it is the head decision (OTEL_TRACES_SAMPLER, which follows the caller's
+ * flags by default). With tail sampling, only a baseline share of those is exported, and all notable traces, even if the caller did not
+ * sample them. The decision is made when the root ends, so it is exact for streams of any length.
  */
 
 export interface SamplingDecision {
@@ -11,11 +11,11 @@ export interface SamplingDecision {
 }
 
 export interface TailSamplingOptions {
-  /** Share of the head-sampled traces exported without a reason of their own, 0 to 1. */
+  /** Share of the head-sampled traces that are exported without another reason, 0 to 1. */
   readonly baseline: number
-  /** A first token later than this is kept; null: no bound. */
+  /** Traces with a later first token are kept; null: no limit. */
   readonly ttftMs: number | null
-  /** Traces kept a minute for being the slowest so far. */
+  /** Number of the slowest traces that are kept per minute. */
   readonly slowestPerMinute: number
 }
 
@@ -35,7 +35,7 @@ type TailSampler = (candidate: TailCandidate) => SamplingDecision
 const KEEP_NONE: SamplingDecision = { isExported: false, reason: null }
 const keep = (reason: string): SamplingDecision => ({ isExported: true, reason })
 
-/** `options` null: the head decision alone. */
+/** Creates the sampler. `options` null: only the head decision counts. */
 export function createTailSampler(options: TailSamplingOptions | null): TailSampler {
   const slowest = new SlowestPerMinute(options?.slowestPerMinute ?? 0)
   return (candidate) => {
@@ -50,7 +50,7 @@ export function createTailSampler(options: TailSamplingOptions | null): TailSamp
   }
 }
 
-/** A trace id's place in [0, 1): the same on every server that sees the trace. */
+/** A number in [0, 1) for a trace id, the same on every server that sees the trace. */
 const shareOf = (traceId: string): number => Number.parseInt(traceId.slice(-8), 16) / 2 ** 32
 
 class SlowestPerMinute {

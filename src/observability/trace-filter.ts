@@ -1,7 +1,7 @@
-/** Which stored traces somebody asks for. */
+/** Queries for stored traces. */
 import type { StoredTrace } from './stored-trace.ts'
 
-/** What is left out does not matter. */
+/** Fields that are absent match every trace. */
 export interface TraceQuery {
   /** ok, error, a status such as 404, or a class such as 5xx. */
   readonly status?: string
@@ -17,16 +17,16 @@ export interface TraceQuery {
   readonly sinceMs?: number
   readonly minTokensIn?: number
   readonly minTokensOut?: number
-  /** Exactly. */
+  /** Exact number. */
   readonly tokensOut?: number
   /** The response's id, or the caller's X-Request-Id. */
   readonly requestId?: string
-  /** Of the request, the caller, the trace or the conversation: the id or its beginning. */
+  /** The id of the request, the caller's request, the trace or the conversation, or the beginning of one. */
   readonly id?: string
   readonly limit?: number
 }
 
-/** Whether a stored trace fits all fields of a query. Fields that are not given fit everything. */
+/** Whether a stored trace matches all fields of a query. */
 export function matches(trace: StoredTrace, query: TraceQuery): boolean {
   const { requestId, callerId, traceId, conversationId, durationMs } = trace
   const equals = (wanted: unknown, found: unknown) => wanted === undefined || wanted === found

@@ -1,6 +1,6 @@
 /**
- * Jaeger's JSON. Times are microseconds there, so nanoseconds are lost; scope, kind, status and array values travel as tags, under the
- * names OpenTelemetry's mapping to Jaeger gives them.
+ * Jaeger's JSON. Its times are microseconds, so nanoseconds are lost. Scope, kind, status and arrays become tags, with the names of
+ * OpenTelemetry's mapping to Jaeger.
  */
 import { SPAN_TABLE } from './contract.ts'
 import type {
@@ -25,7 +25,7 @@ const OWN_TAGS: ReadonlySet<string> = new Set([
   'w3c.tracestate',
 ])
 
-/** Attributes that are lists: Jaeger has no such type, so they are JSON text there. */
+/** Attributes that are lists. Jaeger has no lists, so they become JSON text. */
 const LIST_ATTRIBUTES: ReadonlySet<string> = new Set(
   Object.values(SPAN_TABLE).flatMap((span) =>
     [span.attributes, ...Object.values(span.events).map((event) => event.attributes)].flatMap((specs) =>
@@ -40,7 +40,7 @@ interface Tag {
   readonly value: string | number | boolean
 }
 
-/** OTLP JSON to the JSON of Jaeger's query API: `{ data: [{ traceID, spans, processes }] }`. */
+/** Converts OTLP JSON to the JSON of Jaeger's query API: `{ data: [{ traceID, spans, processes }] }`. */
 export function toJaeger(traces: OtlpTraces): unknown {
   const byTrace = new Map<string, { spans: unknown[]; processes: Record<string, unknown> }>()
   for (const [i, { resource, scopeSpans }] of traces.resourceSpans.entries()) {
@@ -121,7 +121,7 @@ function toTag({ key, value }: OtlpAttribute): Tag {
   return { key, type: 'string', value: value.stringValue ?? '' }
 }
 
-/** Jaeger's JSON to OTLP JSON. @throws TraceFormatError naming the path, what was expected and found */
+/** Converts Jaeger's JSON to OTLP JSON. @throws TraceFormatError naming the path, what was expected and found */
 export function fromJaeger(root: JsonRecord): OtlpTraces {
   return {
     resourceSpans: asArray(root.data, 'data').flatMap((item, i) => {

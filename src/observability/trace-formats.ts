@@ -1,6 +1,6 @@
 /**
- * Traces as files, in four forms, pure functions both ways. The canonical one is OTLP JSON (otlp.ts). Tempo's API writes `batches` with
- * base64 ids and enum names; Grafana's download and import `batches` with instrumentationLibrarySpans; Jaeger its own JSON with microseconds.
+ * Converts traces between four file formats. The canonical one is OTLP JSON (otlp.ts). Tempo's API writes `batches` with base64 ids and enum
+ * names. Grafana downloads and imports `batches` with instrumentationLibrarySpans. Jaeger has its own JSON with microseconds.
  */
 import {
   isDouble,
@@ -18,7 +18,7 @@ import { asArray, isRecord, optionalString, asRecord, TraceFormatError, type Jso
 export type TraceFormat = 'otlp' | 'tempo' | 'grafana' | 'jaeger'
 export const TRACE_FORMATS: readonly TraceFormat[] = ['otlp', 'tempo', 'grafana', 'jaeger']
 
-/** Writes the canonical form in another one. */
+/** Converts the canonical format to another one. */
 export function writeTraces(traces: OtlpTraces, format: TraceFormat): unknown {
   switch (format) {
     case 'otlp':
@@ -34,7 +34,7 @@ export function writeTraces(traces: OtlpTraces, format: TraceFormat): unknown {
   }
 }
 
-/** As GET /api/traces/{id} of Tempo: base64 ids, enum names, nothing that is zero or empty. */
+/** Like GET /api/traces/{id} of Tempo: base64 ids, enum names, no zero or empty values. */
 function toTempo(traces: OtlpTraces): unknown {
   return {
     batches: traces.resourceSpans.map(({ resource, scopeSpans, ...schema }) => ({
@@ -78,7 +78,7 @@ function toTempo(traces: OtlpTraces): unknown {
 const unlessEmpty = (key: string, list: readonly unknown[]): object => (list.length > 0 ? { [key]: list } : {})
 const toBase64 = (hex: string): string => Buffer.from(hex, 'hex').toString('base64')
 
-/** As Grafana's "Import trace" reads it and its download button writes it. */
+/** The format of Grafana's "Import trace" and of its download button. */
 function toGrafana(traces: OtlpTraces): unknown {
   return {
     batches: traces.resourceSpans.map(({ resource, scopeSpans, ...schema }) => ({
@@ -90,7 +90,7 @@ function toGrafana(traces: OtlpTraces): unknown {
         spans: spans.map((span) => ({
           ...span,
           traceState: span.traceState ?? '',
-          // The import shows the name as is; a number would be shown as a number.
+          // The import shows this value as it is, so the name is better than a number.
           kind: SPAN_KINDS[span.kind] ?? SPAN_KINDS[0],
           droppedAttributesCount: 0,
           droppedEventsCount: 0,
@@ -102,8 +102,8 @@ function toGrafana(traces: OtlpTraces): unknown {
 }
 
 /**
- * Reads any of the forms from a file's text: one JSON value, or OTLP's JSON lines.
- * @throws TraceFormatError saying what was expected where.
+ * Reads any of the formats from the text of a file: one JSON value, or OTLP's JSON lines.
+ * @throws TraceFormatError naming the path, what was expected and found
  */
 export function parseTraceText(text: string): OtlpTraces {
   const values: unknown[] = []
@@ -122,7 +122,7 @@ export function parseTraceText(text: string): OtlpTraces {
   return { resourceSpans: values.flatMap((value) => parseTraces(value).resourceSpans) }
 }
 
-/** Reads any of the four forms. */
+/** Reads any of the four formats. @throws TraceFormatError */
 export function parseTraces(value: unknown): OtlpTraces {
   if (Array.isArray(value)) return { resourceSpans: value.flatMap((item) => parseTraces(item).resourceSpans) }
   const root = asRecord(value, 'file')
@@ -144,7 +144,7 @@ export function parseTraces(value: unknown): OtlpTraces {
   }
 }
 
-/** Grafana writes a double that is whole as an integer: the contract says which attributes are doubles. */
+/** Grafana writes whole doubles as integers. The contract knows which attributes are doubles. */
 const restored = (span: OtlpSpan): OtlpSpan => ({
   ...span,
   attributes: span.attributes.map(({ key, value }) =>
@@ -217,7 +217,7 @@ function parseSpan(value: unknown, path: string): OtlpSpan {
   }
 }
 
-/** An id in hexadecimal, or base64 as in protobuf's JSON; the length distinguishes them. */
+/** A hexadecimal id, or base64 as in protobuf's JSON. The length tells which. */
 function parseId(value: unknown, numBytes: number, path: string): string {
   if (typeof value === 'string') {
     if (value.length === numBytes * 2 && /^[0-9a-f]+$/i.test(value)) return value.toLowerCase()

@@ -1,8 +1,8 @@
-/** The last complete traces, in memory: a ring bounded by count and bytes, searchable, each visible to the key that made it. */
+/** The most recent traces in memory, limited by count and bytes. Each is visible to the key that made it. */
 import { matches, type TraceQuery } from './trace-filter.ts'
 import type { StoredTrace } from './stored-trace.ts'
 
-/** Who asks. */
+/** The caller that reads traces. */
 interface TraceViewer {
   readonly keyId: string
   readonly isAdmin: boolean
@@ -11,13 +11,13 @@ interface TraceViewer {
 interface TraceStoreOptions {
   readonly maxTraces: number
   readonly maxBytes?: number
-  /** Traces of engine steps kept besides, so that they never push out a request. */
+  /** Traces of engine steps, which are counted separately so that they never replace requests. */
   readonly maxSteps?: number
 }
 
 const DEFAULT_LIMIT = 100
 
-/** Keeps the most recent traces in memory, requests and engine steps apart. The oldest go first. */
+/** Keeps the most recent traces in memory, requests and engine steps separately. The oldest are dropped first. */
 export class TraceStore {
   private readonly requests: Ring
   private readonly steps: Ring
@@ -113,7 +113,7 @@ class Ring {
     const rest = (this.byTraceId.get(slot.trace.traceId) ?? []).filter((trace) => trace !== slot.trace)
     if (rest.length > 0) this.byTraceId.set(slot.trace.traceId, rest)
     else this.byTraceId.delete(slot.trace.traceId)
-    // Shifting once a ring's length keeps eviction O(1).
+    // Shifting only once per ring length keeps eviction O(1).
     if (this.head > this.maxCount) {
       this.slots = this.slots.slice(this.head)
       this.head = 0

@@ -1,4 +1,4 @@
-/** A request's content in the form of OpenTelemetry's conventions, where MINISERVE_CAPTURE_CONTENT asks for it. */
+/** A request's content in the format of OpenTelemetry's conventions, with MINISERVE_CAPTURE_CONTENT. */
 import type { ChatMessage, Engine, PromptInput } from '../engine/request.ts'
 import type { CapturedContent, ContentMessage, ContentPart } from '../observability/content.ts'
 import type { GenerationJob } from './job.ts'
@@ -22,7 +22,7 @@ export async function inputContent({ generation }: GenerationJob, engine: Engine
   }
 }
 
-/** Prompts as the model gets them: of a request with retrieval, with their documents. */
+/** Prompts as the model gets them, with the retrieved documents. */
 export async function promptContent(prompts: readonly PromptInput[], engine: Engine): Promise<CapturedContent> {
   const input: ContentMessage[] = []
   for (const prompt of prompts) {
@@ -35,12 +35,12 @@ export async function promptContent(prompts: readonly PromptInput[], engine: Eng
   return { input }
 }
 
-/** Texts that are embedded, or searched for. */
+/** Texts that are embedded or searched for. */
 export const textContent = (texts: readonly string[]): CapturedContent => ({
   input: texts.map((content) => ({ role: 'user', parts: [text(content)] })),
 })
 
-/** What the model wrote, a message per choice. */
+/** The model's output, one message per choice. */
 export const outputContent = (result: GenerationResult): CapturedContent => ({ output: result.choices.map(toOutput) })
 
 function toContent({ role, content, toolCalls = [], toolCallId }: ChatMessage): ContentMessage {
@@ -69,7 +69,7 @@ function toOutput(choice: ChoiceResult): ContentMessage {
 const toCall = ({ id, name, arguments: json }: Call) =>
   ({ type: 'tool_call', id, name, arguments: parsed(json) }) as const
 
-/** Arguments that a cut answer left unfinished stay text. */
+/** The arguments of a call; text if they are not valid JSON because the answer was cut off. */
 function parsed(json: string): unknown {
   try {
     return JSON.parse(json)

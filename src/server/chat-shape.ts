@@ -1,4 +1,4 @@
-/** What /v1/chat/completions says. */
+/** The responses of /v1/chat/completions. */
 import type { ToolCallDelta } from '../engine/request.ts'
 import { type Call, finishReason, tailOf } from './generation-result.ts'
 import type { GenerationJob } from './job.ts'
@@ -52,7 +52,7 @@ export function chatShape(job: GenerationJob): Shape {
         : { prompt_logprobs: promptLogprobs(result.promptLogprobs[0] ?? [], job.promptLogprobs) }),
       ...tailOf(result, citations),
     }),
-    // The first chunk waits for the prompt where it has something to say of it.
+    // If the first chunk describes the prompt, it has to wait for it.
     opening: () => (job.returnTokenIds || job.continuousUsage ? '' : open({})),
     prompt: (event) => {
       counts.addPrompt(event)
@@ -100,7 +100,7 @@ export function chatShape(job: GenerationJob): Shape {
   }
 }
 
-/** Under both names that clients read. */
+/** Clients read one of these two names. */
 const thoughtOf = (reasoning: string) => (reasoning === '' ? {} : { reasoning_content: reasoning, reasoning })
 
 const wireCall = ({ id, name, arguments: args }: Call) => ({
@@ -109,7 +109,7 @@ const wireCall = ({ id, name, arguments: args }: Call) => ({
   function: { name, arguments: args },
 })
 
-/** Id, type and name come with a call's first piece. */
+/** The first piece of a call has its id, type and name. */
 const wireDelta = ({ index, id, name, arguments: args }: ToolCallDelta) =>
   id === null
     ? { index, function: { arguments: args } }

@@ -1,4 +1,4 @@
-/** What /v1/completions says. */
+/** The responses of /v1/completions. */
 import type { ChoiceLogprob } from '../engine/request.ts'
 import { finishReason, tailOf } from './generation-result.ts'
 import type { GenerationJob } from './job.ts'
@@ -7,7 +7,7 @@ import { type EchoedPrompt, openAiEnd, type Shape, textFrames, chunkFrames } fro
 import { dataFrame, type Frames } from './sse.ts'
 import { StreamCounts } from './stream-counts.ts'
 
-/** Of a request that does not want its prompt back. */
+/** For requests without echo. */
 const NOTHING: EchoedPrompt = { text: '', firstToken: '' }
 
 /** Formats a generation as text completion objects and chunks. @param echoed prompts to repeat before the text */
@@ -31,7 +31,7 @@ export function completionShape(job: GenerationJob, echoed: readonly EchoedPromp
   const wantsLogprobs = job.shown.logprobs >= 0
   const names = { top: job.shown.logprobs, asIds: job.tokensAsIds }
   const textFrame = textFrames((index, text) => ({ ...head, choices: [choice(index, text, null, null)] }))
-  /** The prompt's own chunk, for each of its choices. */
+  /** The chunk with the prompt, for each of its choices. */
   function* echo(promptIndex: number, entries: readonly (ChoiceLogprob | null)[] | null) {
     const { text, firstToken } = echoed[promptIndex] ?? NOTHING
     const logprobs = entries && legacyLogprobs(entries, names, 0, firstToken)

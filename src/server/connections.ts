@@ -1,18 +1,19 @@
 /**
- * Which connections of an HTTP server serve a request, and which requests end with their connection. Node's closeIdleConnections() leaves those that never had one: browsers and clients
- * with pools open connections ahead of need, and one of them would delay a graceful stop until its deadline.
+ * Knows which connections of an HTTP server serve a request, and ends the requests of a closed connection. Node's closeIdleConnections()
+ * keeps connections that never had a request. Browsers and connection pools open such connections, and one of them would delay a
+ * graceful stop until its deadline.
  */
 import type { Server, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 
 export interface Connections {
-  /** Closes the connections that serve nothing, at once, and every other as soon as its last answer is out. */
+  /** Closes idle connections at once, and all others when their last response has been sent. */
   closeIdle(): void
 }
 
-/** Follows the connections of a server that does not listen yet. */
+/** Tracks the connections of a server. Call it before the server listens. */
 export function trackConnections(server: Server): Connections {
-  /** Answers that are not finished, by connection: more than one when a client pipelines. */
+  /** Unfinished responses by connection. A pipelining client has more than one. */
   const open = new Map<Socket, Set<ServerResponse>>()
   let isClosing = false
   server.on('connection', (socket) => {
@@ -20,7 +21,7 @@ export function trackConnections(server: Server): Connections {
     socket.once('close', () => {
       const responses = open.get(socket) ?? []
       open.delete(socket)
-      // Node notifies only the first pending response, which has the socket. Work on the others would go on for no one.
+      // Node notifies only the first pending response, which has the socket. Work on the others would continue for nobody.
       for (const response of responses) {
         if (response.socket !== null) continue
         response.destroy()

@@ -1,4 +1,4 @@
-/** POST /v1/embeddings in OpenAI's shape. */
+/** POST /v1/embeddings in OpenAI's format. */
 import { untilAborted } from '../rag/shared-work.ts'
 import { embedTexts } from '../rag/embed-texts.ts'
 import type { RagService } from '../rag/service.ts'
@@ -66,7 +66,7 @@ async function toTexts(
   })
 }
 
-/** The first values, brought back to length 1: what models trained for it (Matryoshka) allow, and others bear. */
+/** The first values of a vector, normalised again. Meant for models that are trained for it (Matryoshka). */
 function shorten(vector: Float32Array, length: number): Float32Array {
   if (length === vector.length) return vector
   const short = vector.slice(0, length)

@@ -1,10 +1,10 @@
-/** What a generation produced: its events put together, and the numbers around it. */
+/** The result of a generation, collected from its events, with usage and timings. */
 import type { ChoiceFinishedEvent, ChoiceLogprob, GenerationEvent, ToolCallDelta } from '../engine/request.ts'
 import { type RequestSummary, summarize } from '../engine/summary.ts'
 import type { Citations } from '../rag/service.ts'
 import type { GenerationJob } from './job.ts'
 
-/** A function call as the response has it, put together from its pieces. */
+/** A function call, joined from its pieces. */
 export interface Call {
   readonly id: string
   readonly name: string
@@ -13,17 +13,17 @@ export interface Call {
 
 export interface ChoiceResult {
   text: string
-  /** What was thought before it. */
+  /** The reasoning before the text. */
   reasoning: string
   readonly calls: Call[]
-  /** Also where the calls themselves are not kept. */
+  /** Set even if the calls themselves are not kept. */
   hasCalls: boolean
   readonly tokenIds: number[]
   readonly logprobs: ChoiceLogprob[]
   finished: ChoiceFinishedEvent | null
 }
 
-/** Everything a generation produced so far, and the numbers around it. */
+/** The result of a generation so far. */
 export class GenerationResult {
   readonly choices: ChoiceResult[]
   readonly promptTokens: number[]
@@ -47,7 +47,7 @@ export class GenerationResult {
     this.promptIds = Array.from({ length: numPrompts }, () => null)
   }
 
-  /** Takes an event in. `keepText` false (streams) keeps only the counts. */
+  /** Adds an event. Without `keepText` (streams) only counts are kept. */
   add(event: GenerationEvent, keepText: boolean): void {
     switch (event.type) {
       case 'prompt':
@@ -76,7 +76,7 @@ export class GenerationResult {
     }
   }
 
-  /** The choices that the answer shows, those of each prompt together: of more than it asked for, the likeliest per token. */
+  /** The choices that the response shows, grouped by prompt. With best_of these are the ones with the best mean log-probability. */
   get shown(): readonly ChoiceResult[] {
     const { job } = this
     const { n } = job.generation
@@ -105,7 +105,7 @@ export class GenerationResult {
     return this.promptTokens.reduce((sum, count) => sum + count, 0)
   }
 
-  /** The choices that have ended, added up. */
+  /** The sum over the choices that have ended. */
   get summary(): RequestSummary {
     return summarize(this.finished, this.job.generation.n)
   }
@@ -135,7 +135,7 @@ export class GenerationResult {
   }
 }
 
-/** An answer without tokens has none to be likely. */
+/** The mean log-probability of a choice's tokens; -Infinity for a choice without tokens. */
 function meanLogprob({ logprobs }: ChoiceResult): number {
   if (logprobs.length === 0) return -Infinity
   return logprobs.reduce((sum, { detail }) => sum + Math.max(detail.logprob, -9999), 0) / logprobs.length
@@ -148,7 +148,7 @@ function addCall(calls: Call[], { index, id, name, arguments: more }: ToolCallDe
 
 const round = (value: number): number => Math.round(value * 1000) / 1000
 
-/** What a response carries besides its choices. */
+/** The fields of a response besides its choices. */
 export type Tail = Readonly<Record<string, unknown>>
 
 /** The last part of an answer: usage, timings and sources. */
@@ -156,7 +156,7 @@ export function tailOf(result: GenerationResult, citations: Citations | null): T
   return { usage: result.usage(), timings: result.timings(), ...(citations ? { rag: citations } : {}) }
 }
 
-/** OpenAI's words for how a choice ended: an aborted one is `abort` as in vLLM. */
+/** OpenAI's finish_reason of a choice. An aborted choice is `abort`, as in vLLM. */
 export function finishReason({ finished, hasCalls }: Pick<ChoiceResult, 'finished' | 'hasCalls'>): string | null {
   return finished?.reason === 'stop' && hasCalls ? 'tool_calls' : (finished?.reason ?? null)
 }

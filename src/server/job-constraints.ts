@@ -8,7 +8,7 @@ type ConstraintField = 'response_format' | 'structured_outputs' | keyof typeof c
 type ConstraintFields = Pick<CompletionRequest, ConstraintField>
 
 interface Constraint {
-  /** The request's field. */
+  /** Field of the request. */
   readonly field: ConstraintField
   readonly output: StructuredOutput
 }
@@ -60,13 +60,13 @@ function formatOf(format: ConstraintFields['response_format']): StructuredOutput
     return { kind: 'json_schema', schema, isStrict: strict === true }
   }
   if (format?.type !== 'json_object') return null
-  // llama.cpp, MLC-LLM and hosters put a schema here.
+  // llama.cpp, MLC-LLM and hosted APIs allow a schema here.
   return format.schema === undefined || format.schema === null
     ? { kind: 'json_object' }
     : { kind: 'json_schema', schema: parseSchema(format.schema, 'response_format.schema') }
 }
 
-/** Schemas may come as JSON text. */
+/** A schema may also be JSON text. */
 function parseSchema(schema: unknown, param: string): unknown {
   if (typeof schema !== 'string') return schema
   try {

@@ -1,4 +1,4 @@
-/** A validated generation request, free of its wire shape: what the pipeline runs. */
+/** A validated generation request, independent of the API it came from: what the pipeline runs. */
 import { createHmac } from 'node:crypto'
 import type { SamplingDefaults } from '../engine/sampling-defaults.ts'
 import type { ChatMessage, GenerationRequest, PromptInput, ToolUse } from '../engine/request.ts'
@@ -15,31 +15,31 @@ export interface GenerationJob {
   readonly promptField: 'prompt' | 'messages' | 'input'
   readonly requestId: string
   readonly model: string
-  /** Changes when the same request may be answered differently: another model, device or version. */
+  /** Changes if the same request may be answered differently: for another model, device or version. */
   readonly fingerprint: string
   /** Unix seconds. */
   readonly created: number
   readonly stream: boolean
   readonly includeUsage: boolean
-  /** Each chunk of a stream says how many tokens there are so far. */
+  /** Whether each chunk of a stream reports the tokens so far. */
   readonly continuousUsage: boolean
   readonly echo: boolean
   readonly returnTokenIds: boolean
   /** Log-probabilities name tokens by their ids instead of their text. */
   readonly tokensAsIds: boolean
-  /** Log-probabilities of the prompt's tokens that the answer shows apart from echo; -1: none. */
+  /** Log-probabilities per prompt token that the response shows in `prompt_logprobs`; -1: none. */
   readonly promptLogprobs: number
-  /** Tokens that are left of a longer prompt, its last ones; null: all. */
+  /** Only this many of the prompt's last tokens are kept; null: all. */
   readonly truncatePrompt: number | null
-  /** A text prompt begins as the model's tokenizer has it begin. */
+  /** Whether a text prompt gets the special tokens of the model's tokenizer. */
   readonly addSpecialTokens: boolean
-  /** How the answer will differ from what was asked for, one sentence each. */
+  /** How the response will differ from what was requested, one sentence each. */
   readonly warnings: string[]
-  /** What the answer shows of what is generated: choices per prompt, the best of `generation.n`, and log-probabilities, at most `generation.logprobs`. */
+  /** What the response shows: choices per prompt, the best of `generation.n`; and log-probabilities, at most `generation.logprobs`. */
   readonly shown: { readonly choices: number; readonly logprobs: number }
-  /** What to retrieve for the request; null: nothing. */
+  /** What to retrieve; null: nothing. */
   readonly rag: RetrievalRequest | null
-  /** Parameters as the caller sent them, for the span; undefined where left out. */
+  /** Parameters as the caller sent them, for the span; undefined if they were not sent. */
   readonly sent: {
     readonly maxTokens: number | undefined
     readonly temperature: number | undefined
@@ -47,7 +47,7 @@ export interface GenerationJob {
     readonly topK: number | undefined
     readonly seed: number | undefined
   }
-  /** Everything the engine needs; the pipeline replaces `prompts` by what tokenizing and retrieval made of them. */
+  /** Everything the engine needs. The pipeline replaces `prompts` with the results of tokenizing and retrieval. */
   readonly generation: GenerationRequest
 }
 
@@ -58,12 +58,12 @@ export interface JobContext {
   /** The model that `model` is an adapter of; null: it is none. */
   readonly parent: string | null
   readonly fingerprint: string
-  /** Source of the model's chat template; null: it has none, or a remote engine has it. */
+  /** Source of the model's chat template; null if it has none or the engine is remote. */
   readonly chatTemplate: string | null
   readonly maxModelLen: number
   readonly cacheSalt: string
   readonly defaultSeed: number | null
-  /** What the model's generation_config.json says, for parameters that the caller left out. */
+  /** Defaults of the model's generation_config.json. */
   readonly defaults: SamplingDefaults
   readonly deadlineMs: number | null
   readonly onUpstreamCall: NonNullable<GenerationRequest['onUpstreamCall']>
@@ -111,27 +111,24 @@ export function completionJob(body: CompletionRequest, context: JobContext): Gen
       prompts,
       n: bestOf,
       maxTokens,
-      // What the best are chosen by.
+      // The best choices are selected by their log-probabilities.
       logprobs: bestOf > n ? Math.max(0, logprobs) : logprobs,
       promptLogprobs: Math.max(echo ? logprobs : -1, body.prompt_logprobs ?? -1),
     },
   }
 }
 
-/** What the fields of a chat are called where the request came in. */
+/** Names of a chat's fields in the API that the request came by. */
 export interface ChatFields {
   readonly prompt: GenerationJob['promptField']
   readonly format: string
-  /** Below a tool: the schema of its arguments. */
+  /** Field of a tool with the schema of its arguments. */
   readonly parameters: string
 }
 
 const CHAT_FIELDS: ChatFields = { prompt: 'messages', format: 'response_format', parameters: 'function.parameters' }
 
-/**
- * A chat body as a job. @param fields names of the fields in the wire that the body came by @throws ApiError 400
- * naming the field
- */
+/** A chat body as a job. @param fields names of the fields for errors @throws ApiError 400 naming the field */
 export function chatJob(body: ChatRequest, context: JobContext, fields: ChatFields = CHAT_FIELDS): GenerationJob {
   const { prompt: promptField } = fields
   const messages = body.messages.map(toChatMessage)
@@ -185,14 +182,14 @@ export function chatJob(body: ChatRequest, context: JobContext, fields: ChatFiel
   }
 }
 
-/** -1 is as many as the context has room for. */
+/** -1 means as many tokens as fit into the context. */
 const tokensOf = (maxTokens: number | undefined, { maxModelLen }: JobContext): number | undefined =>
   maxTokens === -1 ? maxModelLen : maxTokens
 
-/** The functions that may be called, and how; null: none. */
+/** The functions that the model may call, and how; null: none. */
 function toolUseOf(body: ChatRequest, parametersField: string): ToolUse | null {
   const { tools: given = [], tool_choice: choice = 'auto' } = body
-  // `none` forbids calls; what the model does not know of it cannot call.
+  // With `none` the model is not told of the tools, so it cannot call them.
   if (choice === 'none') return null
   const allowed = typeof choice !== 'string' && choice.type === 'allowed_tools' ? choice.allowed_tools : null
   const names = new Set(allowed?.tools.map((tool) => tool.function.name))
@@ -223,7 +220,7 @@ export const toChatMessage = (message: ChatMessageFields): ChatMessage =>
     toolCalls: message.tool_calls?.map(({ id, function: called }) => ({ id, ...called })),
   })
 
-/** The fields of both routes that mean the same in both. */
+/** The fields that mean the same in completions and chat. */
 type SharedFields = Omit<
   Pick<CompletionRequest, keyof CompletionRequest & keyof ChatRequest>,
   'logprobs' | 'echo' | 'add_special_tokens' | 'chat_template_kwargs' | 'reasoning_effort'
@@ -281,7 +278,7 @@ function generationFields(body: SharedFields, context: JobContext) {
     sampling: {
       temperature: body.temperature ?? defaults.temperature ?? 1,
       topK: Math.max(body.top_k ?? defaults.topK ?? 0, 0),
-      // 0 leaves the most likely token alone, as the smallest share does.
+      // 0 keeps only the most likely token, as the smallest share does.
       topP: Math.max(body.top_p ?? defaults.topP ?? 1, SMALLEST_SHARE),
       minP: body.min_p ?? defaults.minP ?? 0,
       seed: body.seed === undefined ? context.defaultSeed : toU32(body.seed),
@@ -297,7 +294,7 @@ function generationFields(body: SharedFields, context: JobContext) {
     includeStopString: body.include_stop_str_in_output ?? false,
     ignoreEos: body.ignore_eos ?? false,
     structured: constraintOf(body)?.output ?? null,
-    // Under the key's own salt: two keys that choose the same one still share nothing.
+    // Salted with the key's own salt, so that two keys with the same cache_salt share nothing.
     cacheSalt:
       body.cache_salt === undefined
         ? context.cacheSalt
@@ -309,7 +306,7 @@ function generationFields(body: SharedFields, context: JobContext) {
   } satisfies Partial<GenerationRequest>
 }
 
-/** The sampler's seeds are 32 bits wide: 0 … 2^32 - 1 stay as they are, others (safe integers, as wire.ts has it) are folded. */
+/** The sampler's seeds have 32 bits. 0 to 2^32 - 1 stay as they are; other safe integers are folded. */
 const toU32 = (seed: number): number => Number(BigInt.asUintN(32, BigInt(seed) ^ (BigInt(seed) >> 32n)))
 
 function promptInputs(prompt: CompletionRequest['prompt']): PromptInput[] {
@@ -320,6 +317,6 @@ function promptInputs(prompt: CompletionRequest['prompt']): PromptInput[] {
   )
 }
 
-/** `true` retrieves as the server would. */
+/** `true` means retrieval with all defaults. */
 const ragJob = (rag: RetrievalFields | boolean | undefined, query: string): RetrievalRequest | null =>
   rag === undefined || rag === false ? null : { ...(rag === true ? {} : rag), query }

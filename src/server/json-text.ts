@@ -1,16 +1,16 @@
 /**
- * JSON text as its bytes come in. Each chunk is checked when it arrives: encoding, nesting and the number of values, so that a body that
- * would take long to parse is refused before any object is built, and the check never blocks the thread for longer than one chunk.
+ * JSON text while its bytes arrive. Encoding, nesting and the number of values are checked chunk by chunk. A body that would take long to
+ * parse is refused before it is parsed, and the check never blocks the thread for longer than one chunk.
  */
 import { isUtf8 } from 'node:buffer'
 import { invalidRequest } from './errors.ts'
 
-/** Recursive code runs over parsed values; past the stack's end it would fail with the server's error. */
+/** Recursive code handles parsed values. Deeper values could overflow the stack. */
 const MAX_DEPTH = 128
-/** What parsing and validation handle in about 50 ms, for any values. */
+/** Parsing and validating this many values takes about 50 ms, whatever they are. */
 const MAX_VALUES = 2 ** 19
 const MAX_CONTAINERS = 2 ** 17
-/** An object of unlike keys costs far more than a list of as many values. */
+/** An object with different keys costs far more than a list of as many values. */
 const MAX_KEYS = 2 ** 17
 
 const [QUOTE, BACKSLASH, OPEN_ARRAY, CLOSE_ARRAY, OPEN_OBJECT, CLOSE_OBJECT] = [0x22, 0x5c, 0x5b, 0x5d, 0x7b, 0x7d]
@@ -24,14 +24,14 @@ const BYTE_ORDER_MARK = '\uFEFF'
 export class JsonText {
   readonly #where: string
   readonly #parts: string[] = []
-  /** Bytes of a character whose end has not come. */
+  /** Bytes of a character that is not complete yet. */
   #pending: Uint8Array = new Uint8Array(0)
   #depth = 0
   #numContainers = 0
   #numCommas = 0
   #numKeys = 0
   #isInString = false
-  /** The string's last byte so far is a backslash that escapes the next. */
+  /** The last byte of the string is a backslash that escapes the next one. */
   #isEscaped = false
   #isBlank = true
 
@@ -40,12 +40,12 @@ export class JsonText {
     this.#where = where
   }
 
-  /** Nothing came but white space. */
+  /** Only white space has arrived. */
   get isBlank(): boolean {
     return this.#isBlank
   }
 
-  /** Takes the next bytes in. @throws ApiError 400 for what is not UTF-8, is nested too deeply or too large. */
+  /** Adds bytes. @throws ApiError 400 for invalid UTF-8, too deep nesting or too many values */
   write(chunk: Uint8Array): void {
     this.#isBlank &&= chunk.every(
       (byte) => byte === SPACE || byte === LINE_FEED || byte === CARRIAGE_RETURN || byte === TAB,
@@ -54,14 +54,14 @@ export class JsonText {
     this.#count(chunk)
   }
 
-  /** All of the text. Call it once, after the last byte. @throws ApiError 400 when it ends inside a character. */
+  /** The whole text. Call it once, after the last byte. @throws ApiError 400 if it ends inside a character */
   join(): string {
     if (this.#pending.length > 0) throw this.#notUtf8()
     const text = this.#parts.splice(0).join('')
     return text.startsWith(BYTE_ORDER_MARK) ? text.slice(1) : text
   }
 
-  /** The value. @param text what join() gave. @throws ApiError 400 when it is not JSON. */
+  /** Parses the text of join(). @throws ApiError 400 if it is not JSON */
   parse(text: string): unknown {
     try {
       return JSON.parse(text)
@@ -87,7 +87,7 @@ export class JsonText {
     this.#pending = bytes.slice(end)
   }
 
-  /** Multi-byte characters have no byte in common with JSON's own, so that bytes are enough. */
+  /** Counts on bytes: no byte of a multi-byte character is one of JSON's own. */
   #count(bytes: Uint8Array): void {
     for (let i = 0; i < bytes.length; i++) {
       if (this.#isInString) {
@@ -123,7 +123,7 @@ export class JsonText {
     return invalidRequest(`${this.#where}: expected at most ${bound}, found more`)
   }
 
-  /** The place of the closing quote, or the chunk's end. Byte by byte: a search for quotes would be slow where every one is escaped. */
+  /** The position of the closing quote, or the end of the chunk. Goes byte by byte, because searching for quotes is slow if all are escaped. */
   #endOfString(bytes: Uint8Array, start: number): number {
     for (let i = start; i < bytes.length; i++) {
       const byte = bytes[i]
@@ -138,7 +138,7 @@ export class JsonText {
   }
 }
 
-/** Where the last whole character ends: at most three bytes before the end, or the end where the bytes are no UTF-8 anyway. */
+/** Where the last complete character ends: at most three bytes before the end. */
 function endOfCharacters(bytes: Uint8Array): number {
   for (let back = 1; back <= Math.min(3, bytes.length); back++) {
     const byte = bytes[bytes.length - back] ?? 0

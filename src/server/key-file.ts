@@ -1,6 +1,6 @@
 /**
- * `--key-file`: keys as tenants, each with a name, a role and limits. The file contains only digests, so reading it reveals no key. It
- * is read again when it changes; a file that does not fit leaves the keys as they were.
+ * `--key-file`: keys with a name, a role and limits. The file contains only digests, so it reveals no key. It is read again when it
+ * changes; an invalid file leaves the keys unchanged.
  */
 import { unwatchFile, watchFile } from 'node:fs'
 import { foundInstead, readTextSync } from '../regular-file.ts'
@@ -12,22 +12,22 @@ export interface KeyLimits {
   readonly requestsPerMinute: number | null
   /** Prompt and generated tokens together. */
   readonly tokensPerMinute: number | null
-  /** Requests at the same time. */
+  /** Concurrent requests. */
   readonly concurrency: number | null
 }
 
 export interface FileKey {
-  /** Of the tenant, for logs and metrics. */
+  /** Name of the key, for logs and metrics. */
   readonly name: string
   /** SHA-256 of the key. */
   readonly digest: Buffer
   readonly isAdmin: boolean
   readonly limits: KeyLimits
-  /** Indexes of the server that it may use, by name. */
+  /** Indexes of the server that the key may use, by name. */
   readonly indexes: ReadonlyMap<string, SharedAccess>
 }
 
-/** A key file that cannot be used: names the entry, what was expected and what was found. */
+/** An invalid key file. The message names the entry, what was expected and what was found. */
 class KeyFileError extends Error {
   override readonly name = 'KeyFileError'
 }
@@ -55,7 +55,7 @@ const keyFile = z.strictObject({
     .max(10_000, 'at most 10,000 keys'),
 })
 
-/** What an issue says was expected, in words that follow "expected". */
+/** What was expected, in words that follow "expected". */
 function expectedBy(issue: z.core.$ZodIssue | undefined): string {
   if (issue?.code === 'unrecognized_keys') return `known fields, found ${issue.keys[0]}`
   if (issue?.code === 'invalid_key') return 'the name of an index'
@@ -63,7 +63,7 @@ function expectedBy(issue: z.core.$ZodIssue | undefined): string {
   return issue?.message ?? 'another form'
 }
 
-/** @throws KeyFileError */
+/** The keys of a file's text. @throws KeyFileError */
 export function parseKeyFile(path: string, text: string): FileKey[] {
   let json: unknown
   try {
@@ -101,7 +101,7 @@ export function parseKeyFile(path: string, text: string): FileKey[] {
 }
 
 interface WatchedKeyFile {
-  /** The keys as the file has them now. */
+  /** The current keys of the file. */
   keys(): readonly FileKey[]
   close(): void
 }
@@ -133,7 +133,7 @@ export function watchKeyFile(path: string, onChange: (change: number | KeyFileEr
       else throw error
     }
   }
-  // Polled by its times: editors, ConfigMaps and secrets replace files by renaming, which a watch on the file would not see.
+  // Polling: editors, ConfigMaps and secrets replace files by renaming, which a watch on the file would not notice.
   watchFile(path, { interval: POLL_MS, persistent: false }, onStat)
   return { keys: () => keys, close: () => unwatchFile(path, onStat) }
 }

@@ -6,14 +6,14 @@ export class KeyPlaces {
   readonly #most: number
   readonly #underWay = new Map<string, number>()
 
-  /** @param most sequences of one key, waiting and running. */
+  /** @param most sequences that one key may have waiting and running */
   constructor(most: number) {
     this.#most = most
   }
 
   /**
-   * Takes places for a request of the key; the function it returns gives them back, once.
-   * @throws ApiError 429 when the key has too many. One request may always come: its own size is the engine's to judge.
+   * Takes places for a request of the key. The returned function gives them back.
+   * @throws ApiError 429 if the key would have too many. A key without any may always take places; the engine checks a request's size.
    */
   take(keyId: string, numSequences: number): () => void {
     const taken = this.#underWay.get(keyId) ?? 0

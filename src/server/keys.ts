@@ -1,4 +1,4 @@
-/** API keys: who may call, which traces they may see, and the salt of their share of the prefix cache. */
+/** API keys: who may call, which traces a caller may see, and the salt that separates callers in the prefix cache. */
 import { createHash, createHmac, randomBytes, timingSafeEqual } from 'node:crypto'
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -12,26 +12,26 @@ export interface Caller {
   readonly isAdmin: boolean
   /** Prefix-cache salt: callers with different keys never share blocks. */
   readonly cacheSalt: string
-  /** What the key file allows it; null: as much as the server bears. */
+  /** Limits of the key file; null: no limits. */
   readonly limits: KeyLimits | null
-  /** Which document indexes its names mean. */
+  /** The document indexes that the caller may use. */
   readonly indexes: IndexAccess
 }
 
 export interface Keys {
-  /** The caller whose key the headers carry, or null when a key is needed and none fits. */
+  /** The caller whose key is in the headers; null if a key is required and none is valid. */
   authenticate(authorization: string | undefined, xApiKey: string | undefined): Caller | null
-  /** Whether requests can come from more than one. */
+  /** Whether requests can come from more than one caller. */
   readonly hasSeveral: boolean
-  /** Whether there is any key that a person could sign in with. */
+  /** Whether there is a key to sign in with. */
   readonly canSignIn: boolean
-  /** What a browser shows instead of this key until `expiresMs` (of Date.now()); null: not a known key. */
+  /** The session that replaces this key in a browser until `expiresMs` (Date.now()); null if the key is not known. */
   openSession(key: string, expiresMs: number): string | null
-  /** The caller whose key opened the session; null when it is forged, has expired or its key is no longer known. */
+  /** The caller of a session; null if it is forged or has expired, or its key is no longer known. */
   resumeSession(session: string): Caller | null
 }
 
-/** The admin's names mean the server's indexes, and those of every key; any other key's its own. */
+/** The admin may use the server's indexes and those of every key, other keys their own and shared ones. */
 const indexAccess = (keyId: string, isAdmin: boolean, sharedAccess: IndexAccess['sharedAccess']): IndexAccess =>
   isAdmin ? { ...SERVER_ACCESS, isAdmin } : { tenant: keyId, isAdmin, sharedAccess }
 
@@ -42,7 +42,7 @@ interface KnownKey {
   readonly caller: Caller
 }
 
-/** `keys` empty and no key file: every caller is the same anonymous one. @param fileKeys those of the key file now. */
+/** Creates the keys. Without any, every caller is the same anonymous one. @param fileKeys the current keys of the key file */
 export function createKeys(options: {
   readonly keys: readonly string[]
   readonly adminKey: string | null
@@ -76,7 +76,7 @@ export function createKeys(options: {
   ]
   let current: readonly FileKey[] = []
   let known: readonly KnownKey[] = fixed
-  /** The keys now: those of the file change with it. */
+  /** The current keys. Those of the key file may change. */
   function all(): readonly KnownKey[] {
     const inFile = fileKeys?.() ?? []
     if (inFile === current) return known
@@ -86,7 +86,7 @@ export function createKeys(options: {
   }
   const anonymous = callerOf('', options.adminKey === null)
 
-  /** Digests have the same length and every key is compared, so the time reveals neither which key was close nor its length. */
+  /** All digests have the same length and every key is compared, so the time reveals nothing about the keys. */
   function find(given: string): KnownKey | null {
     const offered = digest(given)
     let found: KnownKey | null = null
@@ -94,7 +94,7 @@ export function createKeys(options: {
     return found
   }
 
-  /** Bound to the whole key and to this use of the secret. */
+  /** Depends on the whole key, and is used for sessions only. */
   const seal = (key: KnownKey, expiresMs: number): Buffer =>
     createHmac('sha256', options.secret).update(`session\n${expiresMs}\n`).update(key.digest).digest()
 
@@ -103,7 +103,7 @@ export function createKeys(options: {
     canSignIn: fileKeys !== null || fixed.length > 0,
     authenticate(authorization, xApiKey) {
       const bearer = /^Bearer\s+(.+)$/i.exec(authorization ?? '')?.[1]
-      // Some clients always send a Bearer of their own beside the key that they were given.
+      // Some clients always send their own Bearer token in addition to the configured key.
       const found = (bearer === undefined ? null : find(bearer)) ?? (xApiKey === undefined ? null : find(xApiKey))
       return found?.caller ?? (options.keys.length === 0 && fileKeys === null ? anonymous : null)
     },
@@ -123,8 +123,8 @@ export function createKeys(options: {
 }
 
 /**
- * The secret behind cache salts, made on first use and kept (mode 0600), so that KV blocks on disk are found again after a restart.
- * A folder that cannot be written gives a secret for this process only.
+ * The secret for cache salts and sessions. It is created on first use and stored (mode 0600), so that KV blocks on disk are found again
+ * after a restart. If the folder cannot be written, the secret lasts for this process only.
  */
 export function loadSecret(cacheDir: string): Buffer {
   const path = join(cacheDir, 'cache-salt.secret')
@@ -139,7 +139,7 @@ export function loadSecret(cacheDir: string): Buffer {
     mkdirSync(cacheDir, { recursive: true })
     writeFileSync(path, secret, { mode: 0o600 })
   } catch {
-    // A read-only home directory: salts are then new each start.
+    // A read-only folder: every start then has new salts.
   }
   return secret
 }

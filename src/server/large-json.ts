@@ -1,13 +1,13 @@
-/** JSON of answers that may be large, written in slices: other requests' streams are on this thread too. */
+/** JSON of responses that may be large, written in time slices so that the streams of other requests are not delayed. */
 import { Slice } from '../rag/slice.ts'
 
-/** Numbers or strings serialised in one go, and items of a lazy list. */
+/** Numbers or strings that are serialised at a time, and items of a lazy list. */
 const NUM_VALUES = 4096
 const NUM_ITEMS = 16
 
 export const JSON_HEADERS = { 'content-type': 'application/json' } as const
 
-/** A list whose items are made when they are written. */
+/** A list whose items are computed when they are written. */
 export class LazyList<T> {
   readonly #items: readonly T[]
   readonly #describe: (item: T) => unknown
@@ -30,7 +30,7 @@ export class LazyList<T> {
   }
 }
 
-/** As JSON.stringify. `value` is plain data: objects, arrays, lazy lists, strings, numbers, booleans, null. */
+/** Like JSON.stringify, in time slices. `value` is plain data: objects, arrays, lazy lists, strings, numbers, booleans, null. */
 export async function toJson(value: unknown): Promise<string> {
   const slice = new Slice()
   let text = ''
@@ -41,7 +41,7 @@ export async function toJson(value: unknown): Promise<string> {
   return text
 }
 
-/** Pieces of the JSON text, each a small part of a millisecond's work. */
+/** Pieces of the JSON text. Each takes a small part of a millisecond. */
 export function* piecesOf(value: unknown): Generator<string, void, void> {
   if (value instanceof LazyList) yield* chunksOf(value, NUM_ITEMS)
   else if (Array.isArray(value)) yield* itemsOf(value)

@@ -1,12 +1,12 @@
-/** Log-probabilities as the wires have them. */
+/** Log-probabilities in the formats of the routes. */
 import type { ChoiceLogprob } from '../engine/request.ts'
 import { LazyList } from './large-json.ts'
 
-/** How a wire names a token. */
+/** How tokens are named. */
 interface TokenNames {
-  /** Log-probabilities of the likeliest tokens that the caller asked for. */
+  /** How many of the likeliest tokens the caller asked for. */
   readonly top: number
-  /** `token_id:N` instead of the token's text, as vLLM has it: texts of different tokens may be the same. */
+  /** `token_id:N` instead of the token's text, as in vLLM: different tokens may have the same text. */
   readonly asIds: boolean
 }
 
@@ -14,8 +14,8 @@ const nameOf = (token: { readonly tokenId: number; readonly token: string }, { a
   asIds ? `token_id:${token.tokenId}` : token.token
 
 /**
- * Of /v1/completions. Offsets are in characters (code points) from `start` on.
- * @param firstToken text of a prompt's first token, which nothing comes before and which has no log-probability.
+ * In the format of /v1/completions. Offsets count characters (code points) from `start` on.
+ * @param firstToken text of a prompt's first token, which has no log-probability
  */
 export function legacyLogprobs(
   entries: readonly (ChoiceLogprob | null)[],
@@ -37,14 +37,14 @@ export function legacyLogprobs(
   }
 }
 
-/** The most likely tokens, and the sampled one: as OpenAI does, it is always included. */
+/** The most likely tokens and, as in OpenAI's API, always the sampled one. */
 const topOf = (entry: ChoiceLogprob, names: TokenNames): Record<string, number | null> =>
   Object.fromEntries([
     ...entry.top.slice(0, names.top).map((token) => [nameOf(token, names), finite(token.logprob)] as const),
     [nameOf(entry, names), finite(entry.detail.logprob)],
   ])
 
-/** Of /v1/chat/completions. */
+/** In the format of /v1/chat/completions. */
 export const chatLogprobs = (entries: readonly ChoiceLogprob[], names: TokenNames) => ({
   content: new LazyList(entries, (entry) => ({
     token: nameOf(entry, names),
@@ -57,7 +57,7 @@ export const chatLogprobs = (entries: readonly ChoiceLogprob[], names: TokenName
   refusal: null,
 })
 
-/** Of a prompt, as vLLM has them: for each token, ids to what is known of them; null for the first. */
+/** Of a prompt, in vLLM's format: per token an object keyed by token id; null for the first token. */
 export const promptLogprobs = (entries: readonly (ChoiceLogprob | null)[], top: number) =>
   new LazyList(
     entries,
@@ -74,7 +74,7 @@ export const promptLogprobs = (entries: readonly (ChoiceLogprob | null)[], top: 
       ]),
   )
 
-/** Characters of a text: a pair of surrogates is one. */
+/** Number of characters of a text. A surrogate pair counts as one. */
 export function numCharacters(text: string): number {
   let pairs = 0
   for (let i = 1; i < text.length; i++) {

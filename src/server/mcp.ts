@@ -1,6 +1,6 @@
 /**
- * POST /mcp: retrieval as tools of the Model Context Protocol (https://modelcontextprotocol.io, streamable HTTP), without sessions: each
- * request gets its own server object and one JSON body. The same keys and limits apply as on every other route.
+ * POST /mcp: retrieval as tools of the Model Context Protocol (https://modelcontextprotocol.io, streamable HTTP). There are no sessions: each
+ * request gets its own server object and one JSON body. Keys and limits apply as on every other route.
  */
 import { z } from 'zod'
 import { RagError } from '../rag/errors.ts'
@@ -11,13 +11,13 @@ import { handlersOf } from './router.ts'
 
 const index = z.string().optional().describe('Name of the index. The default index when left out.')
 
-/** What a tool says: as text for the model, and as data for the program around it. */
+/** The result of a tool: as text for the model, and as data for programs. */
 const said = (data: Record<string, unknown>) => ({
   content: [{ type: 'text' as const, text: JSON.stringify(data) }],
   structuredContent: data,
 })
 
-/** Runs a tool. What the caller can mend is a result that says so; anything else is the request's failure. */
+/** Runs a tool. Known errors become a result that describes them; other errors fail the request. */
 async function answer(run: () => Promise<Record<string, unknown>>) {
   try {
     return said(await run())
@@ -28,7 +28,7 @@ async function answer(run: () => Promise<Record<string, unknown>>) {
 }
 
 async function createServer(rag: ReturnType<RagService['as']>, version: string, signal: AbortSignal) {
-  // Loaded by the first request: most servers never have one.
+  // Loaded by the first request, because most servers never get one.
   const { McpServer } = await import('@modelcontextprotocol/sdk/server/mcp.js')
   const server = new McpServer({ name: 'miniserve', version })
   server.registerTool(

@@ -1,13 +1,13 @@
-/** GET /metrics on a port of its own, for scrapers that cannot send a key, such as a gateway's endpoint picker. */
+/** GET /metrics on a separate port, for scrapers that cannot send a key, such as a gateway's endpoint picker. */
 import { createServer, type Server } from 'node:http'
 
-/** Connections at a time: a scraper has one. */
+/** Concurrent connections. A scraper needs one. */
 const MAX_CONNECTIONS = 32
 const REQUEST_TIMEOUT_MS = 10_000
 
 type Render = (accept: string | undefined) => Promise<{ readonly contentType: string; readonly body: string }>
 
-/** A server that is yet to listen. Everything but /metrics is 404. @param render must show nothing of single keys */
+/** Creates the server; the caller lets it listen. Everything but /metrics is 404. @param render must not show single keys */
 export function createMetricsServer(render: Render): Server {
   const server = createServer(({ method, url, headers }, response) => {
     const isHead = method === 'HEAD'

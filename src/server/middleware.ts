@@ -1,4 +1,4 @@
-/** What happens to every request before and after its handler: trace and ids, CORS, keys, admission, the error envelope. */
+/** What happens to every request around its handler: trace and ids, CORS, keys, admission, error responses. */
 import { randomBytes } from 'node:crypto'
 import type { Context, MiddlewareHandler } from 'hono'
 import { cors } from 'hono/cors'
@@ -19,7 +19,7 @@ import { WARNING_HEADER } from './warnings.ts'
 
 const CALLER_REQUEST_ID = /^[A-Za-z0-9._-]{1,128}$/
 
-/** Opens the request's trace before its body is read, puts the ids on the response, and closes the trace of what is not a stream. */
+/** Opens the request's trace before its body is read, and sets the id headers. Closes the trace unless the response is a stream. */
 export function requestTrace(
   observability: Observability,
   watch: EventLoopWatch | null = null,
@@ -53,7 +53,7 @@ export function requestTrace(
     c.get('atWork')?.()
     await trace.run(next)
     c.get('place')?.release()
-    // The body may still come, or may not: where the next request begins is not known.
+    // The client may or may not send the body now, so the start of the next request is unknown.
     if (isExpecting(c) && !c.get('isBodyInvited')) c.res.headers.set('Connection', 'close')
     c.res.headers.set('X-Trace-Id', trace.traceId)
     c.res.headers.set('X-Request-Id', callerId ?? requestId)
@@ -62,25 +62,25 @@ export function requestTrace(
     if (c.get('isStreaming') && !c.error) return
     const timing = trace.serverTiming()
     if (timing) c.res.headers.set('Server-Timing', timing)
-    // The client has left: there is no one to send the answer to.
+    // The client has gone, so nobody gets the response.
     if (c.req.raw.signal.aborted) trace.finish({ ending: 'client_disconnect', status: null, error: c.error })
     else if (c.error) trace.finish({ ...endingOf(c.error), status: c.res.status })
-    // Handlers that answer an error status without throwing (/ready while loading) end by their status.
+    // A handler may return an error status without throwing, such as /ready while loading.
     else trace.finish({ ending: endingOfStatus(c.res.status), status: c.res.status })
   }
 }
 
-/** Renders what handlers throw. Registered as app.onError. */
+/** The response for a thrown error. Registered as app.onError. */
 export function renderError(error: unknown, c: Context<AppEnv>): Response {
   const trace = c.get('trace')
   const apiError = toApiError(error, trace.traceId)
   const headers: Record<string, string> = { ...apiError.headers }
   const { retryAfter } = apiError.failure
-  // An error's own Retry-After is more precise than the table's.
+  // An error's own Retry-After is more precise than that of FAILURES.
   if (retryAfter !== undefined) headers['Retry-After'] ??= String(retryAfter)
-  // OpenAI's clients retry 5xx: what failed in the engine or ran out of time would only fail, or wait, again.
+  // OpenAI's clients retry 5xx. A request that failed in the engine or ran out of time would do so again.
   if (apiError.status === 500 || apiError.status === 504) headers['x-should-retry'] = 'false'
-  // The rest of the body may still come.
+  // The rest of the body may still arrive.
   if (apiError.status === 408) headers['Connection'] = 'close'
   if (apiError.status === 401) headers['WWW-Authenticate'] = 'Bearer'
   const body =
@@ -88,7 +88,7 @@ export function renderError(error: unknown, c: Context<AppEnv>): Response {
   return c.json(body, apiError.status, headers)
 }
 
-/** Bounds what one connection may ask for before it has its answers. */
+/** Limits the unanswered requests of one connection. */
 export function limitConnection(admission: Admission): MiddlewareHandler<AppEnv> {
   return async function limitConnection(c, next) {
     const { incoming, outgoing } = bindingsOf(c)
@@ -97,7 +97,7 @@ export function limitConnection(admission: Admission): MiddlewareHandler<AppEnv>
   }
 }
 
-/** Proxies may resolve dot segments, so their rules and this server's would apply to different paths. */
+/** Refuses dot segments. Proxies may resolve them, and would then apply their rules to another path than this server. */
 export const refuseDotSegments: MiddlewareHandler<AppEnv> = async function refuseDotSegments(c, next) {
   const target = bindingsOf(c).incoming?.url ?? ''
   const path = target.replace(/^[a-z][a-z0-9+.-]*:\/\/[^/]*/i, '').replace(/[?#].*$/s, '')
@@ -107,7 +107,7 @@ export const refuseDotSegments: MiddlewareHandler<AppEnv> = async function refus
   await next()
 }
 
-/** If keys are set, every route that is not open requires one. On the trace pages a browser session replaces it. */
+/** If keys are set, every route that is not open requires one. On pages a browser session replaces it. */
 export function requireKey(keys: Keys, failures: FailedAttempts): MiddlewareHandler<AppEnv> {
   return async function requireKey(c, next) {
     const caller = sessionOf(c, keys) ?? keys.authenticate(c.req.header('authorization'), c.req.header('x-api-key'))
@@ -131,7 +131,7 @@ export function requireKey(keys: Keys, failures: FailedAttempts): MiddlewareHand
   }
 }
 
-/** CORS for the origins that were allowed; with none, browsers stay out. */
+/** CORS headers for the allowed origins. Without them, browsers block pages of other origins. */
 export function allowOrigins(origins: readonly string[]): MiddlewareHandler {
   return cors({
     origin: origins.includes('*') ? '*' : [...origins],
@@ -141,7 +141,7 @@ export function allowOrigins(origins: readonly string[]): MiddlewareHandler {
   })
 }
 
-/** Holds requests that cost something to the limits of their key, from before the body is read until the answer has gone. */
+/** Applies the limits of a key to its requests that use a model, from before the body is read until the response is sent. */
 export function limitKey(limits: RateLimits): MiddlewareHandler<AppEnv> {
   return async function limitKey(c, next) {
     const caller: Caller | undefined = c.get('caller')
@@ -149,7 +149,7 @@ export function limitKey(limits: RateLimits): MiddlewareHandler<AppEnv> {
     const allowance = limits.enter(caller.keyId, caller.limits)
     c.set('charge', allowance.charge)
     const { outgoing } = bindingsOf(c)
-    // A stream goes on after the handler has returned.
+    // A stream continues after the handler has returned.
     outgoing?.once('close', allowance.leave)
     try {
       await next()
@@ -161,8 +161,8 @@ export function limitKey(limits: RateLimits): MiddlewareHandler<AppEnv> {
 }
 
 /**
- * Takes a place before the body is read. It is kept until the engine has the request or the tokenizer has answered; for retrieval,
- * whose queues are bounded themselves, until the body is parsed.
+ * Takes a place before the body is read. The request keeps it until the engine has the request or the tokenizer has answered. Retrieval
+ * gives it back when the body is parsed, because its own queues are bounded.
  */
 export function admit(admission: Admission): MiddlewareHandler<AppEnv> {
   return async function admit(c, next) {
@@ -174,7 +174,7 @@ export function admit(admission: Admission): MiddlewareHandler<AppEnv> {
   }
 }
 
-/** The answer to a request whose target or Host is not a URL: no route can see it, ids and the envelope it has all the same. */
+/** The response to a request whose target and Host do not make a URL. No route gets it, but it has ids and an error body like any other. */
 export function refuseMalformed(observability: Observability): Response {
   const requestId = `req-${randomBytes(12).toString('hex')}`
   const trace = observability.openRequest({

@@ -1,6 +1,6 @@
 /**
- * GET /openapi.json, made of the table of routes: the request schemas are the very ones that validate, turned into JSON Schema. Schemas of
- * requests and answers are components, named after their operation.
+ * GET /openapi.json, generated from ROUTES. Its request schemas are those that validate requests, converted to JSON Schema. Schemas of
+ * requests and responses are components, named after their operation.
  */
 import { z } from 'zod'
 import { errorBody, messagesErrorBody } from './response-bodies.ts'
@@ -28,13 +28,13 @@ const TAGS: Readonly<Record<Route['tag'], string>> = {
 
 type Schema = Record<string, unknown>
 
-/** The document of the routes that a server has. */
+/** The OpenAPI document for the given routes. */
 export function openApiDocument(version: string, names: readonly RouteName[]): object {
   const schemas: Record<string, Schema> = {
     Error: jsonSchema(errorBody, 'output'),
     MessagesError: jsonSchema(messagesErrorBody, 'output'),
   }
-  /** A component of this name, shared by all operations that use it. */
+  /** Names of the components, by schema. Operations with the same schema share a component. */
   const known = new Map<z.ZodType, string>()
   const reference = (type: z.ZodType, name: string, io: 'input' | 'output'): Schema => {
     const shared = known.get(type) ?? name
@@ -85,7 +85,7 @@ function toOperation(
       ? { [answer]: { schema: { type: 'string' } } }
       : { 'application/json': { schema: reference(answer, `${title}Answer`, 'output') } }
   const events = event && {
-    // OpenAPI 3.1 has no word for the schema of each event.
+    // OpenAPI 3.1 cannot describe the schema of a stream's events.
     'text/event-stream': { schema: {}, 'x-event-schema': reference(event, `${title}Event`, 'output') },
   }
   const error =

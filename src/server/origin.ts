@@ -1,8 +1,7 @@
 /**
- * What web pages may do to a server without keys. Any page can make its visitor's browser send requests to an address that the visitor
- * reaches, this server's too: such writes are refused by their origin, and on loopback so is what came under a foreign host name (a name
- * that its owner pointed at 127.0.0.1, which makes the page same-origin: DNS rebinding). Where keys are set, they are the protection:
- * a page does not know one.
+ * Protects a server without keys from web pages. Any page can make its visitor's browser send requests to this server. Writes of other
+ * origins are refused, and on loopback also requests under a foreign host name: its owner may have pointed it at 127.0.0.1, which makes
+ * the page same-origin (DNS rebinding). With keys this is not needed, because a page does not know one.
  */
 import { isIP } from 'node:net'
 import type { Context, MiddlewareHandler } from 'hono'
@@ -12,14 +11,14 @@ import { ApiError } from './errors.ts'
 import { JSON_LINES_TYPE } from './json-lines.ts'
 
 interface OriginPolicy {
-  /** Origins that may call from a browser; '*' is every origin, under every host name. */
+  /** Origins that may call from a browser. '*' allows every origin and every host name. */
   readonly corsOrigins: readonly string[]
-  /** The address the server listens on; undefined: not known, host names are then not checked. */
+  /** The address the server listens on. If it is undefined, host names are not checked. */
   readonly host: string | undefined
 }
 
 const SAFE_METHODS = new Set(['GET', 'HEAD', 'OPTIONS'])
-/** No form can send it, and no page to another site without asking first. */
+/** Forms cannot send this type, and pages of other sites need a preflight request for it. */
 const BYTES_TYPE = /^application\/octet-stream\s*(?:;|$)/i
 const JSON_TYPE = /^application\/(?:[\w.+-]+\+)?json\s*(?:;|$)/i
 const LOOPBACK = /^(?:127(?:\.\d{1,3}){3}|\[?::1\]?|localhost|(?:[a-z0-9-]+\.)+localhost)$/i
@@ -28,11 +27,11 @@ export const isLoopback = (hostname: string): boolean => LOOPBACK.test(hostname)
 
 const isAddress = (hostname: string): boolean => isIP(hostname.replace(/^\[|\]$/g, '')) !== 0
 
-/** Refuses what other sites' pages send: 403, and 415 for a page's body that is not declared as JSON. */
+/** Refuses requests of other sites' pages with 403, and bodies of pages that are not declared as JSON with 415. */
 export function requireOwnOrigin(policy: OriginPolicy): MiddlewareHandler<AppEnv> {
   const isEveryone = policy.corsOrigins.includes('*')
   const isLocal = policy.host !== undefined && isLoopback(policy.host)
-  /** A name that its owner pointed here is how a page gets in; an address is no name. */
+  /** DNS rebinding needs a name, so an address is safe. */
   const isOwnHost = (hostname: string): boolean =>
     isLoopback(hostname) || hosts.has(hostname) || (!isLocal && (isAddress(hostname) || hostname === policy.host))
   const hosts = new Set(
@@ -66,7 +65,7 @@ export function requireOwnForm(c: Context<AppEnv>): void {
   throw new ApiError('origin_not_allowed', 'Origin: expected a page of this server itself')
 }
 
-/** A browser says that a page of this server itself sends the request. */
+/** Whether a browser reports that the request comes from a page of this server. */
 export function isOwnPage(c: Context<AppEnv>): boolean {
   const says = c.req.header('sec-fetch-site') ?? c.req.header('origin')
   return says !== undefined && says !== 'none' && isAllowedOrigin(c, [])
@@ -76,14 +75,14 @@ function isAllowedOrigin(c: Context<AppEnv>, corsOrigins: readonly string[]): bo
   const origin = c.req.header('origin')
   const site = c.req.header('sec-fetch-site')
   if (corsOrigins.includes('*') || (origin !== undefined && corsOrigins.includes(origin))) return true
-  // The browser's own verdict is right even behind proxies that change the Host header. It is sent over https and on loopback only.
+  // Sec-Fetch-Site is right even behind proxies that change the Host header. Browsers send it over https and on loopback only.
   if (site !== undefined) return site === 'same-origin' || site === 'none'
   if (origin === undefined) return true
   const host = c.req.header('host') ?? new URL(c.req.url).host
   return URL.canParse(origin) && new URL(origin).host === host.toLowerCase()
 }
 
-/** Forms and text/plain are what a page may send anywhere without asking first. Programs other than browsers may label as they like. */
+/** Pages may send forms and text/plain anywhere without a preflight request. Other programs may use any type. */
 function requireJsonOfPages(c: Context<AppEnv>): void {
   const type = c.req.header('content-type')
   const isBrowser = c.req.header('origin') !== undefined || c.req.header('sec-fetch-site') !== undefined

@@ -1,4 +1,4 @@
-/** From generation events to the response bodies and streams of the routes: what each of their wires has to say. */
+/** What a route's format has to provide: the body or the stream for a generation. */
 import type { ChoiceFinishedEvent, PromptEvent, PromptLogprobsEvent, TokenEvent } from '../engine/request.ts'
 import type { GenerationResult, Tail } from './generation-result.ts'
 import type { Citations } from '../rag/service.ts'
@@ -7,8 +7,8 @@ import { type ApiError, toErrorBody } from './errors.ts'
 import { dataFrame, dataFramePieces, DONE_FRAME, type Frames } from './sse.ts'
 
 /**
- * How the wire of one route says what was generated: as one body, or as the frames of a stream. A frame is server-sent text, whole events;
- * '' where the wire has nothing to say.
+ * The format of one route: a body, or the frames of a stream. A frame is the text of whole server-sent events; '' if the format has nothing
+ * to send.
  */
 export interface Shape {
   body(result: GenerationResult, citations: Citations | null): unknown
@@ -16,49 +16,49 @@ export interface Shape {
   opening(): Frames
   /** A prompt was accepted. */
   prompt(event: PromptEvent): string
-  /** A prompt given back with its log-probabilities. */
+  /** An echoed prompt with its log-probabilities. */
   echo(event: PromptLogprobsEvent): Frames
   token(event: TokenEvent): Frames
-  /** The end of a choice. `tail` is set for the last one, unless the stream has a separate chunk for it. */
+  /** The end of a choice. `tail` is set for the last one, unless it has its own chunk. */
   finished(event: ChoiceFinishedEvent, tail: Tail | null): string
   /** After all choices. */
   closing(result: GenerationResult, citations: Citations | null): Frames
   error(error: ApiError): Frames
-  /** The mark behind everything, also behind an error. */
+  /** The end mark of the stream, also after an error. */
   readonly done: string
 }
 
-/** What a validated body comes to: what to run, and how to say what came of it. */
+/** What a validated body asks for: the job, and the format of its result. */
 export interface GenerationCall {
   readonly job: GenerationJob
-  /** `echoed`: a prompt each, where the request wants them back. */
+  /** `echoed`: the prompts, if the request asks for echo. */
   readonly shape: (echoed: readonly EchoedPrompt[]) => Shape
 }
 
-/** How streams of OpenAI's older wires end. */
+/** How streams of completions and chat end. */
 export const openAiEnd = {
   error: (error: ApiError) => dataFrame(toErrorBody(error)),
   done: DONE_FRAME,
 } as const
 
-/** A prompt that `echo` gives back. */
+/** A prompt that is part of the response. */
 export interface EchoedPrompt {
   readonly text: string
-  /** Its first token, which nothing comes before and which has no log-probability. */
+  /** Its first token, which has no log-probability. */
   readonly firstToken: string
 }
 
-/** Log-probabilities of this many tokens are written in one go. */
+/** Log-probabilities of up to this many tokens are written at a time. */
 const NUM_ENTRIES = 64
 
-/** A chunk with this many tokens' log-probabilities: those of a prompt, or of what a client that lags has not taken yet, are thousands. */
+/** A chunk with log-probabilities of `numEntries` tokens: for a prompt or a slow client these may be thousands. */
 export const chunkFrames = (numEntries: number, chunk: object): Frames =>
   numEntries > NUM_ENTRIES ? dataFramePieces(chunk) : dataFrame(chunk)
 
-/** No text a model writes is serialised to this. */
+/** Never equals the JSON of a model's text. */
 const TEXT_MARK = '\u0000text\u0000'
 
-/** Frames of chunks that differ only in their text: the JSON around it is serialised once per choice. */
+/** Frames that differ only in their text. The JSON around it is serialised once per choice. */
 export function textFrames(chunkOf: (choice: number, text: string) => unknown): (event: TokenEvent) => string {
   const around: (readonly [before: string, after: string] | undefined)[] = []
   return ({ choice, text }) => {

@@ -1,4 +1,4 @@
-/** The request path: tokenize -> retrieve -> generate -> format. Four stages, four calls. */
+/** The way of a generation: tokenize, retrieve, generate, format. */
 import type { Engine, GenerationRequest, PromptInput } from '../engine/request.ts'
 import { stage } from '../observability/context.ts'
 import type { PromptEngine } from '../rag/final-prompt.ts'
@@ -32,7 +32,7 @@ interface FinalPrompts {
   readonly citations: Citations | null
 }
 
-/** Runs a job to its response. A stream goes on after this returns and closes the trace itself. */
+/** Runs a job and returns its response. A stream continues afterwards, and closes the trace itself. */
 export async function runPipeline(parts: PipelineParts, call: GenerationCall, scope: ServedRequest): Promise<Response> {
   const { job } = call
   const own = await tokenize(parts.engine, job, scope.abort.signal)
@@ -45,7 +45,7 @@ export async function runPipeline(parts: PipelineParts, call: GenerationCall, sc
   return format({ job, accepted, shape, citations: final.citations }, scope)
 }
 
-/** The caller's own prompt as token ids; a remote engine keeps the text. */
+/** The caller's prompt as token ids; for a remote engine it stays text. */
 async function tokenize(engine: Engine, job: GenerationJob, gone: AbortSignal): Promise<readonly PromptInput[]> {
   return stage('tokenize.input', async (span) => {
     const { addSpecialTokens, truncatePrompt } = job
@@ -74,7 +74,7 @@ function requireLocal({ truncatePrompt, addSpecialTokens, kind, promptLogprobs }
 const unsupportedField = (field: string) =>
   invalidRequest(`${field}: not supported where a remote engine tokenizes`, field)
 
-/** The final prompt: the retrieved documents and the question in the model's own template. */
+/** The final prompt: the retrieved documents and the question in the model's template. */
 async function retrieve(parts: PipelineParts, job: GenerationJob, gone: AbortSignal): Promise<FinalPrompts> {
   const { rag, engine, promptTemplate } = parts
   const { rag: request, generation } = job
@@ -91,7 +91,7 @@ async function retrieve(parts: PipelineParts, job: GenerationJob, gone: AbortSig
   })
 }
 
-/** Submits to the engine and waits until it has accepted: a refusal is a status, not the first frame of a stream. */
+/** Submits to the engine and waits until it has accepted the request, so that a refusal gets its own status. */
 async function generate(engine: Engine, request: GenerationRequest, scope: ServedRequest): Promise<Accepted> {
   const events = engine.submit(request, scope.abort.signal)
   const { value } = await events.next()
@@ -121,7 +121,7 @@ async function formatBody(generation: AcceptedGeneration, scope: ServedRequest):
 const formatStream = (generation: AcceptedGeneration, scope: ServedRequest): Response =>
   new Response(sseStream(new StreamedOutput(generation, scope)), { headers: SSE_HEADERS })
 
-/** The prompts, for answers that repeat them. */
+/** The prompts, for responses that repeat them. */
 async function echoOf(
   engine: Engine,
   { generation }: GenerationJob,

@@ -8,11 +8,11 @@ interface ProbeParts {
   readonly state: ServerState
   readonly version: string
   readonly revision: string | null
-  /** Loaded by the first request that needs them. */
+  /** Models of the retrieval routes. */
   readonly retrievalModels: readonly { readonly name: string; readonly kind: 'embedding' | 'reranking' }[]
-  /** What /openapi.json says. */
+  /** The content of /openapi.json. */
   readonly describe: () => object
-  /** Prometheus text, or OpenMetrics when the Accept header asks for it; what other keys used shows to the admin key. */
+  /** Prometheus text, or OpenMetrics if the Accept header asks for it. Only the admin sees the use of other keys. */
   readonly renderMetrics: (
     accept: string | undefined,
     caller: Caller,
@@ -33,7 +33,7 @@ export function probeHandlers(parts: ProbeParts) {
     state,
     ...more,
   })
-  /** The engines' first: clients take the first of the list. */
+  /** Generation models come first, because clients take the first of the list. */
   const models = () => {
     if (parts.state.phase === 'loading') throw new ApiError('loading', 'the model is loading')
     return [
@@ -54,7 +54,7 @@ export function probeHandlers(parts: ProbeParts) {
     getReadiness: (c) => {
       const { phase } = parts.state
       const problems = parts.state.models.engines.map((engine) => engine.problem)
-      // One engine that works is enough to be sent requests.
+      // One working engine is enough to be ready.
       const problem = problems.every((found) => found !== null) ? problems[0] : null
       if (phase === 'ready' && typeof problem === 'string') {
         return c.json({ status: 'unavailable', reason: problem }, 503, { 'retry-after': '2' })

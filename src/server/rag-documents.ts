@@ -1,4 +1,4 @@
-/** Documents as requests bring them, a list or JSON lines: each validated against its schema on its own, a bad one reported and skipped. */
+/** Documents of a request, as a list or as JSON lines. Each is validated separately; invalid ones are reported and skipped. */
 import { RagError } from '../rag/errors.ts'
 import { formatOfText } from '../rag/formats.ts'
 import type { IngestResult, SourceDocument } from '../rag/ingest.ts'
@@ -10,9 +10,9 @@ import { parseBody } from './validation.ts'
 import { MAX_INGEST_DOCUMENTS, ragDocument } from './wire-rag.ts'
 
 interface RejectedDocument {
-  /** Its own id, or its place where it has none. */
+  /** Its own id, or its position if it has none. */
   readonly id: string
-  /** Of JSON lines, from 1 on. */
+  /** The line of JSON lines, counted from 1. */
   readonly line?: number
   readonly reason: string
 }
@@ -22,7 +22,7 @@ export interface IngestReport {
   readonly rejected: readonly RejectedDocument[]
   /** Chunks written. */
   readonly chunks: number
-  /** Documents that another one of the same id, later in the request, took the place of. */
+  /** Documents that a later one with the same id replaced. */
   readonly numReplaced: number
 }
 
@@ -40,19 +40,19 @@ export async function ingestList(items: readonly unknown[], ingest: Ingest): Pro
     if (typeof document === 'string') rejected.push({ id: idOf(item) ?? `documents.${i}`, reason: document })
     else documents.push(document)
   }
-  const result = await tellingAccepted((onAccepted) => ingest(documents, onAccepted))
+  const result = await reportingAccepted((onAccepted) => ingest(documents, onAccepted))
   const numReplaced = documents.length - new Set(documents.map(({ id }) => id)).size
   return { ...result, rejected: [...rejected, ...result.rejected], numReplaced }
 }
 
-/** Documents of JSON lines that go into the index together, and UTF-16 units of them: as much as is in memory at a time. */
+/** Documents of JSON lines that are indexed together, and their UTF-16 units. No more than that is in memory at a time. */
 const BATCH_DOCUMENTS = 64
 const BATCH_LENGTH = 1 << 20
 
 /**
- * Documents as their lines come in, until `signal` is aborted. `onDone` gets the number of body bytes that were indexed or refused.
- * @throws ApiError 400 for no line, or too many of them, and what reading and ingestion fail with. The documents of the lines before are
- *   in the index then, and the error has their number; sent again, they are skipped as unchanged.
+ * Indexes documents while their lines arrive, until `signal` is aborted. `onDone` gets the number of body bytes that were processed.
+ * @throws ApiError 400 for no lines or too many, and the errors of reading and ingestion. Earlier documents then stay in the index, and the
+ *   error reports how many. If they are sent again, they are skipped as unchanged.
  */
 export const ingestLines = (
   lines: AsyncIterable<JsonLine>,
@@ -60,7 +60,7 @@ export const ingestLines = (
   signal: AbortSignal,
   onDone: (numBytes: number) => void = () => {},
 ): Promise<IngestReport> =>
-  tellingAccepted((onAccepted) => ingestBatches(lines, (documents) => ingest(documents, onAccepted), signal, onDone))
+  reportingAccepted((onAccepted) => ingestBatches(lines, (documents) => ingest(documents, onAccepted), signal, onDone))
 
 async function ingestBatches(
   lines: AsyncIterable<JsonLine>,
@@ -91,7 +91,7 @@ async function ingestBatches(
     signal.throwIfAborted()
   }
 
-  /** Why there are no more lines, though the body may have some. */
+  /** Why reading stopped before the end of the body. */
   let failure: unknown = null
   async function* readable(): AsyncGenerator<JsonLine, void, void> {
     try {
@@ -103,7 +103,7 @@ async function ingestBatches(
 
   const slice = new Slice()
   for await (const parsed of readable()) {
-    // Lines that came together are here without a turn of the event loop between them.
+    // Lines that arrived together come without a turn of the event loop between them.
     if (slice.isOver) await slice.end()
     const { line } = parsed
     if (++numLines > MAX_INGEST_DOCUMENTS) {
@@ -117,7 +117,7 @@ async function ingestBatches(
       onDone(parsed.numBytes)
       continue
     }
-    // A batch has one version of a document, so that what becomes of it belongs to its line.
+    // A batch has only one version of a document, so that a rejection belongs to one line.
     if (batch.has(document.id)) await flush()
     if (ids.has(document.id)) numReplaced++
     ids.add(document.id)
@@ -132,8 +132,8 @@ async function ingestBatches(
   return { accepted, rejected: rejected.toSorted((a, b) => (a.line ?? 0) - (b.line ?? 0)), chunks, numReplaced }
 }
 
-/** Work that accepts documents. Its error has the number accepted so far. */
-export async function tellingAccepted<T>(work: (onAccepted: () => void) => Promise<T>): Promise<T> {
+/** Runs work that accepts documents. If it fails, the error reports how many were accepted. */
+export async function reportingAccepted<T>(work: (onAccepted: () => void) => Promise<T>): Promise<T> {
   let accepted = 0
   try {
     return await work(() => accepted++)
@@ -144,7 +144,7 @@ export async function tellingAccepted<T>(work: (onAccepted: () => void) => Promi
         ? '1 document of the request was accepted and stays'
         : `${accepted} documents of the request were accepted and stay`
     const why = FAILURES[error.code].shown ?? error.message
-    // Deleted by somebody else meanwhile: nothing stayed.
+    // Somebody else has deleted the index meanwhile, so nothing stayed.
     const message =
       error.code === 'index_not_found'
         ? `${why}; it was deleted while this request filled it, and ${accepted} documents with it`
@@ -154,7 +154,7 @@ export async function tellingAccepted<T>(work: (onAccepted: () => void) => Promi
   }
 }
 
-/** The document, or why it is none. */
+/** The document, or why it is invalid. */
 function toDocument(item: unknown): SourceDocument | string {
   try {
     const { id, text, source = id, format, metadata = {} } = parseBody(ragDocument, item)

@@ -1,4 +1,4 @@
-/** /v1/rag/*: documents in and out of indexes, and searching them without generating. */
+/** /v1/rag/*: adds, shows and deletes documents, and searches indexes without generating. */
 import type { Context } from 'hono'
 import { type RagService, retrievedContent } from '../rag/service.ts'
 import { isDocumentId } from '../rag/vector-index.ts'
@@ -6,14 +6,14 @@ import { type AppEnv, placeOf } from './env.ts'
 import { invalidRequest, unlessGone } from './errors.ts'
 import { readBody, readBytes, unsupportedMedia } from './body.ts'
 import { JSON_LINES_TYPE, readJsonLines } from './json-lines.ts'
-import { ingestLines, ingestList, tellingAccepted, type Ingest, type IngestReport } from './rag-documents.ts'
+import { ingestLines, ingestList, reportingAccepted, type Ingest, type IngestReport } from './rag-documents.ts'
 import { handlersOf } from './router.ts'
 import { WARNING_HEADER } from './warnings.ts'
 import { ragDocumentsRequest, ragQueryRequest } from './wire-rag.ts'
 
 /** Handlers of `/v1/rag/*`. */
 export function ragHandlers(service: RagService) {
-  /** With the indexes of the caller. */
+  /** Retrieval over the caller's indexes. */
   const ragOf = (c: Context<AppEnv>) => service.as(c.get('caller').indexes)
   return handlersOf({
     putDocuments: async (c) => {
@@ -24,7 +24,7 @@ export function ragHandlers(service: RagService) {
       if (JSON_LINES_TYPE.test(c.req.header('content-type') ?? '')) {
         index = rag.indexName(c.req.query('index') ?? null)
         const lines = readJsonLines(c)
-        // A batch is small, and what has arrived should stay: it goes on if the client disconnects.
+        // A batch is small, so it is completed even if the client disconnects.
         const ingest: Ingest = (documents, onAccepted) => rag.ingestDocuments(index, documents, { onAccepted })
         report = await unlessGone(signal, ingestLines(lines, ingest, signal, placeOf(c).dropped))
       } else {
@@ -50,7 +50,7 @@ export function ragHandlers(service: RagService) {
       if (!isDocumentId(name)) throw invalidRequest("name: expected a file's name, such as report.pdf", 'name')
       const content = await readBytes(c)
       if (content.byteLength === 0) throw invalidRequest('body: expected the bytes of a file, found none')
-      const { accepted, rejected, chunks } = await tellingAccepted((onAccepted) =>
+      const { accepted, rejected, chunks } = await reportingAccepted((onAccepted) =>
         unlessGone(signal, rag.ingestFile(index, { name, content }, { signal, onAccepted })),
       )
       return c.json({ index, accepted, rejected: rejected.map(({ id, reason }) => ({ id, reason })), chunks })
@@ -107,7 +107,7 @@ export function ragHandlers(service: RagService) {
   })
 }
 
-/** The id as written in the path: a document's id may contain encoded slashes, which the router would decode. */
+/** The document id in a path. It may contain encoded slashes, which the router would decode. */
 function documentId(path: string): string {
   const encoded = path.slice('/v1/rag/documents/'.length)
   try {

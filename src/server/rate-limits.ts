@@ -1,14 +1,14 @@
-/** What a key may use: requests and tokens per minute as buckets that fill steadily, and requests at the same time. */
+/** The limits of a key: requests and tokens per minute, as token buckets, and concurrent requests. */
 import { ApiError } from './errors.ts'
 import type { KeyLimits } from './key-file.ts'
 
-/** What a request has taken of its key's limits. */
+/** The share of its key's limits that a request has taken. */
 interface Allowance {
-  /** x-ratelimit-* as OpenAI's API has them; none for a key without limits. */
+  /** x-ratelimit-* headers as in OpenAI's API. */
   readonly headers: Readonly<Record<string, string>>
   /** Charges the tokens that the request used, once they are known. */
   charge(tokens: number): void
-  /** The request is over; calling it again does nothing. */
+  /** The request is over. Later calls do nothing. */
   leave(): void
 }
 
@@ -18,7 +18,7 @@ interface Usage {
   numRunning: number
 }
 
-/** Fills by `limit` per minute up to `limit`. What is charged afterwards may leave it below zero: the next request waits for it. */
+/** Fills by `limit` per minute, up to `limit`. Charges may bring it below zero; the next request then has to wait. */
 class Bucket {
   readonly limit: number
   #level: number
@@ -46,7 +46,7 @@ class Bucket {
   }
 }
 
-/** Token buckets per key: requests and tokens per minute, and requests at a time. */
+/** The limits of all keys. */
 export class RateLimits {
   readonly #usage = new Map<string, Usage>()
   readonly #now: () => number
@@ -81,7 +81,7 @@ export class RateLimits {
     }
   }
 
-  /** A limit that the file has changed begins anew. */
+  /** A limit that has changed in the key file starts with a full bucket. */
   #usageOf(keyId: string, limits: KeyLimits, nowMs: number): Usage {
     const usage = this.#usage.get(keyId) ?? { requests: null, tokens: null, numRunning: 0 }
     const bucketOf = (bucket: Bucket | null, limit: number | null): Bucket | null =>

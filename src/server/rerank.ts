@@ -1,4 +1,4 @@
-/** POST /v1/rerank and /v1/score: texts by their relevance, in the shapes that Cohere, Jina and vLLM share. */
+/** POST /v1/rerank and /v1/score: the relevance of texts, in the formats that Cohere, Jina and vLLM share. */
 import type { RagService } from '../rag/service.ts'
 import { readBody } from './body.ts'
 import { invalidRequest, modelNotFound, unlessGone } from './errors.ts'
@@ -69,7 +69,7 @@ interface Pairs {
   readonly documents: readonly string[]
 }
 
-/** @throws ApiError 400 for lists of unlike lengths. */
+/** @throws ApiError 400 for lists of different lengths. */
 function pairsOf(first: string | readonly string[], second: string | readonly string[]): readonly Pairs[] {
   const seconds = typeof second === 'string' ? [second] : second
   const firsts = typeof first === 'string' ? [first] : first

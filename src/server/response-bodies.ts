@@ -1,6 +1,6 @@
 /**
- * The responses of the routes, as schemas. /openapi.json is generated from them, and the end-to-end tests validate every response. Objects may
- * have more fields than are named here; snake_case as on the wire.
+ * Zod schemas of the responses. /openapi.json is generated from them, and the end-to-end tests validate every response. Objects may have
+ * more fields than are named here.
  */
 import { z } from 'zod'
 import { MODEL_STATES } from './served-models.ts'
@@ -50,7 +50,7 @@ const citations = object({
   ),
 })
 
-/** What comes with the last chunk of a stream and with every whole answer. */
+/** Fields of the last chunk of a stream, and of every whole response. */
 const tail = { usage, timings, rag: citations.optional() }
 const streamTail = { usage: usage.nullish(), timings: timings.optional(), rag: citations.optional() }
 const head = { id: z.string(), created: count, model: z.string(), system_fingerprint: z.string() }
@@ -275,7 +275,7 @@ export const traceList = object({
     }),
   ),
 })
-/** In whichever of the formats was asked for. */
+/** In the requested format. */
 export const trace = z.unknown()
 export const validation = object({
   trace_id: z.string(),
@@ -290,7 +290,7 @@ export const mcp = object({ jsonrpc: z.literal('2.0') })
 export const health = object({ status: z.literal('ok') })
 export const readiness = object({
   status: z.enum(['ready', 'loading', 'draining', 'unavailable']),
-  /** Why the engine cannot run, where it is unavailable. */
+  /** Why the engine is unavailable. */
   reason: z.string().optional(),
 })
 export const version = object({

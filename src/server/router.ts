@@ -1,4 +1,4 @@
-/** Which row of ROUTES a request is of: Hono's own match, looked up. */
+/** Finds the row of ROUTES for a request, from Hono's own match, and registers the handlers. */
 import type { Context, Hono } from 'hono'
 import { matchedRoutes } from 'hono/route'
 import type { AppEnv } from './env.ts'
@@ -33,10 +33,10 @@ const rowOf = (matches: readonly Match[]): Route | null => {
   return null
 }
 
-/** The row of the request's route, before any handler has run; null: there is none for its method and path. */
+/** The row of the request's route; null if no route has its method and path. Also works before the handlers run. */
 export const routeOf = (c: Context<AppEnv>): Route | null => rowOf(matchedRoutes(c))
 
-/** Registers what answers each route, in the order of the table, and what answers everything else. */
+/** Registers the handlers in the order of the table, and the errors for all other paths. */
 export function registerRoutes(app: Hono<AppEnv>, handlers: Partial<Handlers>): readonly RouteName[] {
   const names = (Object.keys(ROUTES) as RouteName[]).filter((name) => handlers[name] !== undefined)
   for (const name of names) {
@@ -66,7 +66,7 @@ export function registerRoutes(app: Hono<AppEnv>, handlers: Partial<Handlers>): 
   return names
 }
 
-/** What other servers have at these paths. */
+/** Paths of other servers, with a hint for each. */
 const ELSEWHERE: Readonly<Record<string, string>> = {
   '/infill': 'this server does not support fill-in-the-middle',
   '/v1/audio/transcriptions': 'this server does not support audio input',
@@ -84,14 +84,14 @@ const ELSEWHERE: Readonly<Record<string, string>> = {
   '/api/tags': 'expected GET /v1/models; this server speaks OpenAI’s API, not Ollama’s',
 }
 
-/** Method and path as they came, as far as they are harmless to repeat. */
+/** The request's method and path, if they are harmless to repeat. */
 const shown = (c: Context<AppEnv>): string =>
   `${/^[A-Z]{1,16}$/.test(c.req.method) ? c.req.method : 'this method'} ${/^\/[\w./-]{0,127}$/.test(c.req.path) ? c.req.path : 'of this path'}`
 
-/** Edits between paths that a slip of the keyboard makes. */
+/** Paths with more edits between them are not similar. */
 const MAX_EDITS = 3
 
-/** The route that a path was probably meant to be: a prefix that is missing, doubled or another server's, a slash too many, a typing error. */
+/** The route that a path was probably meant to be: its prefix is missing, doubled or another server's, or it has a typing error. */
 function nearest(method: string, path: string, names: readonly RouteName[]): string | null {
   const tidied = path
     .toLowerCase()

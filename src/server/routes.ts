@@ -1,6 +1,6 @@
 /**
- * Every route of the server, one row each. The application registers these rows and no others, admission and spans read them of the row
- * that Hono matched, and /openapi.json is made of them. The names are the operation ids.
+ * Every route of the server, one row each. The application registers only these rows. Admission and spans read the row that Hono matched,
+ * and /openapi.json is generated from the table. The names are the operation ids.
  */
 import { z } from 'zod'
 import { TRACE_FORMATS } from '../observability/trace-formats.ts'
@@ -27,9 +27,9 @@ import {
 
 export interface Route {
   readonly method: 'GET' | 'POST' | 'DELETE'
-  /** As Hono reads it. */
+  /** In Hono's syntax. */
   readonly path: string
-  /** Other servers' paths for the same. */
+  /** Paths that other servers use for the same route. */
   readonly aliases?: readonly string[]
   readonly summary: string
   readonly tag: 'Generation' | 'Retrieval' | 'Tokenizer' | 'Models' | 'Traces' | 'Pages' | 'Server'
@@ -37,23 +37,23 @@ export interface Route {
   readonly kind?: RouteKind
   /** Prefix of the request's id. */
   readonly idPrefix?: string
-  /** Where its places are counted; absent: it takes none. */
+  /** The admission pool that counts its requests; absent: it is not admitted, and reads no body. */
   readonly pool?: AdmissionPool
-  /** Who may call it without a key although keys are set: probes under any host name, or a browser that signs in. */
+  /** Who may call it without a key even if keys are set: probes (under any host name), or a browser that signs in. */
   readonly openTo?: 'probes' | 'sign-in'
-  /** What a browser that has signed in may call: a page, which asks to sign in first, or what pages call. */
+  /** What a signed-in browser may use: a page, which shows the sign-in form first, or a route that pages call. */
   readonly session?: 'page' | 'call'
-  /** The form of errors, where it is not OpenAI's: Anthropic's clients read that API's own, protocols over a route have theirs. */
+  /** The format of errors, if it is not OpenAI's. */
   readonly errors?: 'anthropic' | 'protocol'
   readonly query?: z.ZodObject
   readonly body?: z.ZodType
   /** The body is bytes of this media type. */
   readonly bytes?: string
-  /** What each line is where the body may be JSON lines instead. */
+  /** Schema of a line, if the body may also be JSON lines. */
   readonly line?: z.ZodType
-  /** A JSON answer's schema, or another answer's media type. */
+  /** Schema of a JSON response, or the media type of another response. */
   readonly answer: z.ZodType | string
-  /** Schema of the data of a stream's events, where the request may ask for one. */
+  /** Schema of an event's data, if the response may be a stream. */
   readonly event?: z.ZodType
 }
 
@@ -277,8 +277,8 @@ export const ROUTES = {
     query: z.object({ level: oneOf(CONTRACT_LEVELS), page: pageNumber }),
     answer: answer.validation,
   },
-  showChat: { ...page, ...get, path: '/', summary: 'The page to type into' },
-  showSignIn: { ...page, ...get, path: '/traces/sign-in', summary: 'The form that takes a key', openTo: 'sign-in' },
+  showChat: { ...page, ...get, path: '/', summary: 'The chat page' },
+  showSignIn: { ...page, ...get, path: '/traces/sign-in', summary: 'The sign-in form', openTo: 'sign-in' },
   signIn: { ...page, method: 'POST', path: '/traces/sign-in', summary: 'Open a session with a key', openTo: 'sign-in' },
   signOut: { ...page, method: 'POST', path: '/traces/sign-out', summary: 'End the session', openTo: 'sign-in' },
   getAsset: {
@@ -312,5 +312,5 @@ export const ROUTES = {
 
 export type RouteName = keyof typeof ROUTES
 
-/** A route's path as OpenAPI and spans write it. */
+/** The path of a route as OpenAPI and spans show it. */
 export const patternOf = ({ path }: Route): string => path.replace(/:(\w+)(?:\{[^}]*\})?/g, '{$1}')

@@ -1,6 +1,6 @@
 /**
- * The models served, by name, each with its own engine. They are loaded at the start or by the first request that names them,
- * unloaded when they have been idle for a while or when another needs their memory.
+ * The served models by name, each with its own engine. A model is loaded at the start or by the first request that names it. It is unloaded
+ * when it has been idle for a while, or when another model needs its memory.
  */
 import { createHash } from 'node:crypto'
 import type { EngineSubscriber } from '../engine/events.ts'
@@ -10,32 +10,32 @@ import { untilAborted } from '../rag/shared-work.ts'
 import type { PromptTemplate } from '../rag/prompt.ts'
 import { ApiError, modelNotFound } from './errors.ts'
 
-/** An engine and the files beside its model's weights. */
+/** An engine, and what the files beside its model's weights say. */
 export interface ReadyModel {
   readonly engine: Engine
   readonly samplingDefaults: SamplingDefaults
   readonly promptTemplate: PromptTemplate | null
 }
 
-/** An adapter of a model, by the name that requests choose it by. */
+/** An adapter of a model. Requests choose it by its name. */
 interface ServedAdapter {
   readonly name: string
 }
 
-/** A model that can be loaded, more than once. */
+/** A model that can be loaded and unloaded. */
 export interface ModelOffer {
   readonly name: string
   /** Adapters that it is loaded with. */
   readonly adapters?: readonly ServedAdapter[]
-  /** Bytes of its weights on disk; null: not known before it is loaded. */
+  /** Bytes of its weights on disk; null if they are not known before it is loaded. */
   weightBytes(): Promise<number | null>
-  /** @throws what is wrong with the model or the device; the signal's reason. */
+  /** @throws an error of the model or the device, or the signal's reason. */
   load(signal: AbortSignal): Promise<ReadyModel>
-  /** Whether a load that failed so may succeed once other models have left the device: a broken file takes none of them with it. */
+  /** Whether the load may succeed after other models are unloaded. A broken file must not unload any. */
   wantsRoom(error: unknown): boolean
 }
 
-/** What a model can be found as. */
+/** The states of a model. */
 export const MODEL_STATES = ['on_demand', 'loading', 'ready', 'unloading'] as const
 type ModelState = (typeof MODEL_STATES)[number]
 
@@ -49,13 +49,13 @@ interface ModelDescription {
   readonly stats: EngineStats | null
 }
 
-/** A model while a request uses it: it stays loaded until it is released. */
+/** A model in use by a request. It stays loaded until it is released. */
 export interface ModelUse extends ReadyModel {
-  /** Of the model, or of its adapter. */
+  /** Name of the model or of its adapter. */
   readonly name: string
-  /** The adapter's model; null: the model itself was chosen. */
+  /** The adapter's model; null if the request chose the model itself. */
   readonly parent: string | null
-  /** Of what answers: changes with the model, how it is computed, and the version of this program. */
+  /** Changes with the model, the device, the quantisation and the version of this program. */
   readonly fingerprint: string
   /** Idempotent. */
   release(): void
@@ -65,16 +65,16 @@ export interface ServedModelsOptions {
   /** Milliseconds without a request after which a model is unloaded; null: never. */
   readonly idleMs: number | null
   readonly version: string
-  /** Who hears the events of a model's engine from the first on. */
+  /** Subscribers of a model's engine, from its first event on. */
   subscribersOf(model: string): readonly EngineSubscriber[]
-  /** Bytes of host memory that a model could still take. */
+  /** Bytes of host memory that are available for models. */
   availableBytes(): number
   onLoaded?(model: string, ms: number): void
   onUnloaded?(model: string, reason: 'idle' | 'memory'): void
   onLoadFailed?(model: string, error: unknown): void
 }
 
-/** What a model takes of memory, as a multiple of its weights on disk: buffers and a cache beside them. */
+/** Memory of a loaded model as a multiple of its weights on disk: it also has buffers and a cache. */
 const MEMORY_FACTOR = 1.3
 
 const NO_STATS = {
@@ -96,11 +96,11 @@ const COUNTS = Object.keys(NO_STATS) as (keyof typeof NO_STATS)[]
 
 interface Entry {
   readonly name: string
-  /** null: it was given loaded, and stays so. */
+  /** null: the model is always loaded. */
   readonly offer: ModelOffer | null
   loaded: ReadyModel | null
   fingerprint: string
-  /** Under way: what brings it into memory, or out of it. */
+  /** The current load or unload. */
   loading: Promise<ReadyModel> | null
   unloading: Promise<void> | null
   maxModelLen: number | null
@@ -114,7 +114,7 @@ export class ServedModels {
   readonly #options: ServedModelsOptions
   readonly #entries = new Map<string, Entry>()
   readonly #closing = new AbortController()
-  /** Loads one after the other: each decides what has to go by what is free. */
+  /** Models load one after the other, because each load decides by the free memory what to unload. */
   #lastLoad: Promise<unknown> = Promise.resolve()
 
   constructor(options: ServedModelsOptions) {
@@ -126,7 +126,7 @@ export class ServedModels {
     this.#add(offer.name, offer)
   }
 
-  /** Adds a model that is loaded and stays so. */
+  /** Adds a loaded model, which stays loaded. */
   add(loaded: ReadyModel): void {
     this.#place(this.#add(loaded.engine.modelName, null), loaded)
   }
@@ -146,7 +146,7 @@ export class ServedModels {
     }))
   }
 
-  /** Of all engines together. */
+  /** The sums over all engines. */
   stats(): EngineStats {
     const all = this.engines.map((engine) => engine.stats())
     const [only] = all
@@ -156,7 +156,7 @@ export class ServedModels {
     return sum
   }
 
-  /** Loads a model, if it is not. @throws what is wrong with it */
+  /** Loads a model unless it is loaded. @throws the error of the load */
   async load(name: string): Promise<void> {
     const entry = this.#entries.get(name)
     if (entry === undefined) throw new Error(`no model ${name}`)
@@ -165,7 +165,7 @@ export class ServedModels {
 
   /**
    * The model of this name (none: the first), loaded.
-   * @param elsewhere the route of a model that is none of these, by its name
+   * @param elsewhere the route that serves a model of this name, if there is one
    * @throws ApiError 404 for a name that is not served, 503 where the model cannot be loaded; the signal's reason
    */
   async use(
@@ -182,7 +182,7 @@ export class ServedModels {
       const hint = route === undefined ? `GET /v1/models lists ${names}` : `it is a model of POST ${route}`
       throw modelNotFound(hint)
     }
-    // Counted before it is awaited: a model that somebody waits for is not unloaded.
+    // Counted before the load, so that a model is not unloaded while a request waits for it.
     this.#begin(entry)
     try {
       const loaded = await untilAborted(this.#loaded(entry), signal)
@@ -203,13 +203,13 @@ export class ServedModels {
     }
   }
 
-  /** The model of this name, or that has an adapter of this name. */
+  /** The model that has this name, or an adapter of this name. */
   #entryOf(name: string): Entry | undefined {
     const isNamed = ({ offer }: Entry): boolean => offer?.adapters?.some((adapter) => adapter.name === name) ?? false
     return this.#entries.get(name) ?? [...this.#entries.values()].find(isNamed)
   }
 
-  /** Refuses new requests and waits for the running ones, at most so long. */
+  /** Refuses new requests, and waits for the running ones within the time limit. */
   async drain(timeoutMs: number): Promise<void> {
     await Promise.all(this.engines.map((engine) => engine.drain(timeoutMs)))
   }
@@ -312,7 +312,7 @@ export class ServedModels {
   #unload(entry: Entry, reason: 'idle' | 'memory'): Promise<void> {
     const { loaded } = entry
     if (loaded === null) return Promise.resolve()
-    // An engine whose end fails has gone all the same, and who waits for its room is not to fail by it: what failed is in its own log lines.
+    // An engine that fails to close is gone as well. The request that waits for its memory must not fail; the engine logs its own error.
     const closing = loaded.engine.close().catch(() => {})
     entry.unloading ??= closing.finally(() => {
       entry.loaded = null

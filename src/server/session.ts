@@ -1,8 +1,8 @@
 /**
- * Signing in to the trace pages with an API key: a browser sends no Authorization header of its own. The key is shown once, over a form
- * of this server's; from then on it is replaced by a cookie that scripts cannot read, that other sites' pages cannot send (SameSite=Strict),
- * and that opens the pages and what they call. It is sealed with the server's secret, ends with its key or after twelve hours, and is kept
- * nowhere on the server.
+ * Signing in to the pages with an API key, because a browser sends no Authorization header. The key is entered once, in a form of this
+ * server. From then on a cookie replaces it: scripts cannot read it, pages of other sites cannot send it (SameSite=Strict), and it is valid
+ * only for pages and the routes that they call. It is sealed with the server's secret, and expires with its key or after twelve hours. The
+ * server stores no sessions.
  */
 import type { Context } from 'hono'
 import { deleteCookie, getCookie, setCookie } from 'hono/cookie'
@@ -19,10 +19,10 @@ const COOKIE = 'miniserve_session'
 const SESSION_SECONDS = 12 * 3600
 const MAX_FORM_BYTES = 8192
 
-/** Where a sign-in may lead to: nothing that a link could smuggle in. */
+/** Where a sign-in may redirect to. A link must not be able to name another site. */
 const DESTINATION = /^\/(?:traces(?:\/[0-9a-f]{32})?)?$/
 
-/** The caller of a browser that has signed in; null for other routes, methods, and for programs, which show a key. */
+/** The caller of a signed-in browser; null for routes that sessions may not use, and for requests with a key. */
 export function sessionOf(c: Context<AppEnv>, keys: Keys): Caller | null {
   if (c.req.header('authorization') !== undefined || c.req.header('x-api-key') !== undefined) return null
   if (!keys.canSignIn || !isOpenToSessions(c)) return null
@@ -34,21 +34,21 @@ export function sessionOf(c: Context<AppEnv>, keys: Keys): Caller | null {
 
 function isOpenToSessions(c: Context<AppEnv>): boolean {
   const route = c.get('route')
-  // The cookie comes from this site's pages only; what changes or costs something also has to say that it does.
+  // Only this server's pages can send the cookie. Requests that are not GET must also prove it by their headers.
   return route?.session !== undefined && (route.method === 'GET' || isOwnPage(c))
 }
 
-/** The page that a browser gets where a key is needed; null for programs, and for routes that are no pages. */
+/** The page that asks a browser to sign in; null for other clients, and for routes that are not pages. */
 export async function signInFirst(c: Context<AppEnv>): Promise<Response | null> {
   const isPage = c.req.method === 'GET' && c.get('route')?.session === 'page'
   if (!isPage || !c.req.header('accept')?.includes('text/html')) return null
-  // A link on another site leaves the cookie behind: the browser is asked to come again, from here.
+  // After a link on another site the browser sends no cookie. It is asked to load the page again, now from this site.
   const site = c.req.header('sec-fetch-site')
   if (site === 'cross-site' || site === 'same-site') return html(c, OwnNavigationPage())
   return html(c, SignInPage({ to: destination(c.req.path), isRefused: false }), 401, { 'WWW-Authenticate': 'Bearer' })
 }
 
-/** @param failures of keys, by address. */
+/** Handlers of the sign-in form. @param failures wrong keys by address */
 export function sessionHandlers(keys: Keys, failures = new FailedAttempts()) {
   return handlersOf({
     showSignIn: (c) => html(c, SignInPage({ to: '/traces', isRefused: false })),
@@ -78,7 +78,7 @@ export function sessionHandlers(keys: Keys, failures = new FailedAttempts()) {
 
 const destination = (path: string): string => (DESTINATION.test(path) ? path : '/traces')
 
-/** Secure behind a proxy that speaks TLS, too: a client that forges the header only locks itself out. */
+/** Secure also behind a TLS proxy. A client that forges the header only locks itself out. */
 const cookieOptions = (c: Context<AppEnv>) =>
   ({
     path: '/',

@@ -1,5 +1,4 @@
 /** Server-sent events with back-pressure: frames are made only when the socket asks for them. */
-
 import { piecesOf } from './large-json.ts'
 
 const PING_AFTER_MS = 15_000
@@ -7,10 +6,10 @@ const PING_AFTER_MS = 15_000
 /** `data: {json}` of one chunk. */
 export const dataFrame = (value: unknown): string => `data: ${JSON.stringify(value)}\n\n`
 
-/** Frames as text, or in pieces that are each a small part of a millisecond's work: what grows with the request. */
+/** Frames as text. Those that may be large are generated in pieces that take a small part of a millisecond each. */
 export type Frames = string | Generator<string, void, void>
 
-/** As dataFrame, for a chunk that may be large. */
+/** Like dataFrame, for a chunk that may be large. */
 export function* dataFramePieces(value: unknown): Generator<string, void, void> {
   yield 'data: '
   yield* piecesOf(value)
@@ -22,23 +21,23 @@ const PING_FRAME = ': ping\n\n'
 export const SSE_HEADERS: Readonly<Record<string, string>> = {
   'content-type': 'text/event-stream; charset=utf-8',
   'cache-control': 'no-cache',
-  // Proxies that buffer would turn a stream into one late answer.
+  // Proxies must not buffer the stream.
   'x-accel-buffering': 'no',
 }
 
-/** Where the frames of a stream come from. Nothing in it waits. */
+/** The source of a stream's frames. None of its methods waits. */
 export interface FrameSource {
-  /** The frames there are now, joined: '' when there are none yet, null after the last. What it throws breaks the stream. */
+  /** All frames that are ready, joined: '' if there are none yet, null after the last. An exception breaks the stream. */
   take(): string | null
-  /** `listener` is called when take() has something again. */
+  /** Calls the listener whenever take() has frames again. */
   onReadable(listener: () => void): void
-  /** The consumer went away; take() is not called again. */
+  /** The consumer has gone. take() is not called again. */
   cancel(): void
 }
 
 /**
- * A byte stream of a source's frames. What a step of the engine brings to a stream, for all of its choices, is one chunk and so one write
- * to the socket. A comment ping goes out after 15 s of silence. Callbacks may run in any async context, so a source brings its own.
+ * A byte stream of a source's frames. The frames of one engine step, for all choices, are one chunk and so one write to the socket. After
+ * 15 s of silence it sends a comment as a ping. The source is called in any async context.
  */
 export function sseStream(source: FrameSource): ReadableStream<Uint8Array> {
   let timer: NodeJS.Timeout | undefined
@@ -76,7 +75,7 @@ export function sseStream(source: FrameSource): ReadableStream<Uint8Array> {
     isOver = true
     clearTimeout(timer)
   }
-  // One timer a stream, armed for what is left of the silence when it fires: a new one for each frame would cost as much as the frame.
+  // One timer per stream. When it fires, it waits for the rest of the silence: a new timer per frame would cost as much as the frame.
   const watch = (controller: ReadableStreamDefaultController<Uint8Array>, delayMs: number) => {
     timer = setTimeout(() => {
       const silentMs = performance.now() - sentMs
@@ -90,7 +89,7 @@ export function sseStream(source: FrameSource): ReadableStream<Uint8Array> {
         source.onReadable(() => {
           if (!isAsked || isFlushQueued) return
           isFlushQueued = true
-          // After the step's other choices.
+          // Waits for the other choices of the step.
           queueMicrotask(() => {
             isFlushQueued = false
             flush(controller)

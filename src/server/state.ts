@@ -1,4 +1,4 @@
-/** Where the server is in its life, and the models that it serves. */
+/** The state of the server, and the models that it serves. */
 import type { EngineSubscriber } from '../engine/events.ts'
 import type { Engine, EngineStats } from '../engine/request.ts'
 import { type ReadyModel, type ModelUse, ServedModels, type ServedModelsOptions } from './served-models.ts'
@@ -6,7 +6,7 @@ import { ApiError } from './errors.ts'
 
 type Phase = 'loading' | 'ready' | 'draining'
 
-/** What a server with one model that is given loaded, such as a test's, needs not say. */
+/** Defaults for a server with one loaded model, such as a test's. */
 const PLAIN: Omit<ServedModelsOptions, 'subscribersOf'> = {
   idleMs: null,
   version: '',
@@ -17,10 +17,10 @@ const PLAIN: Omit<ServedModelsOptions, 'subscribersOf'> = {
 export class ServerState {
   readonly models: ServedModels
   private currentPhase: Phase = 'loading'
-  /** Models beside the engines': names to the route that uses them. */
+  /** Routes of the embedding and reranking models, by name. */
   private readonly others = new Map<string, string>()
 
-  /** `subscribersOf`: who hears every event of a model's engine from the first on. */
+  /** `subscribersOf`: the subscribers of a model's engine, from its first event on. */
   constructor(
     subscribersOf: (model: string) => readonly EngineSubscriber[],
     options: Partial<ServedModelsOptions> = {},
@@ -32,7 +32,7 @@ export class ServerState {
     return this.currentPhase
   }
 
-  /** The first engine that is loaded, for what describes one only. */
+  /** The first loaded engine. */
   get engine(): Engine | null {
     return this.models.engines[0] ?? null
   }
@@ -41,18 +41,18 @@ export class ServerState {
     return this.models.stats()
   }
 
-  /** The models that are loaded at the start are. A shutdown that came first stays a shutdown. */
+  /** The models of the start are loaded. Does nothing if the server is shutting down already. */
   ready(): void {
     if (this.currentPhase === 'loading') this.currentPhase = 'ready'
   }
 
-  /** Serves one model that is loaded already. */
+  /** Serves one loaded model. */
   serve(engine: Engine, beside: Partial<Omit<ReadyModel, 'engine'>> = {}): void {
     this.models.add({ engine, samplingDefaults: {}, promptTemplate: null, ...beside })
     this.ready()
   }
 
-  /** This model is served by another route; the error says which. */
+  /** Names the route of a model that generation routes do not serve, for their errors. */
   alsoServes(model: string, route: string): void {
     this.others.set(model, route)
   }
@@ -62,15 +62,15 @@ export class ServerState {
   }
 
   /**
-   * The model of this name (no name: the first), loaded, and kept so until it is released.
-   * @throws ApiError 503 while the server is starting or where the model cannot be loaded, 404 for another name; the signal's reason.
+   * The model of this name (without a name: the first). It is loaded, and stays loaded until it is released.
+   * @throws ApiError 503 while the server starts or if the model cannot be loaded, 404 for an unknown name; the signal's reason.
    */
   async use(model: string | undefined, signal: AbortSignal): Promise<ModelUse> {
     if (this.currentPhase === 'loading') throw new ApiError('loading', 'the model is loading')
     return this.models.use(model, signal, (name) => this.others.get(name))
   }
 
-  /** Does something with a model and releases it. @throws likewise */
+  /** Uses a model for some work and releases it. @throws as use */
   async withModel<T>(
     model: string | undefined,
     signal: AbortSignal,

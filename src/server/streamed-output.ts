@@ -1,4 +1,4 @@
-/** A generation as a stream of frames: events in, server-sent events out, and the trace closed where the stream ends or breaks. */
+/** A generation as a stream of frames: turns engine events into server-sent events, and closes the trace when the stream ends or breaks. */
 import type { GenerationEvent, GenerationStream } from '../engine/request.ts'
 import { openStage, type OpenStage } from '../observability/context.ts'
 import type { RequestTrace } from '../observability/request-trace.ts'
@@ -11,20 +11,20 @@ import type { Shape } from './output.ts'
 import type { Frames, FrameSource } from './sse.ts'
 import { Slice } from '../rag/slice.ts'
 
-/** The life of one request around the pipeline. */
+/** What the pipeline needs of the request around it. */
 export interface ServedRequest {
   readonly trace: RequestTrace
   /** Aborted when the client goes away, and by the pipeline when a stream is closed early. */
   readonly abort: AbortController
-  /** The engine has the request: its place before the engine is free again. */
+  /** Gives the admission place back, once the engine has the request. */
   readonly admitted: () => void
   /** Charges the caller's key for tokens. */
   readonly charge: (tokens: number) => void
 }
 
-/** What the engine took: its first event, and the others to come. */
+/** A request that the engine has accepted: its first event, and the others to come. */
 export interface Accepted {
-  /** undefined: the request was over before it had one. */
+  /** undefined: the request ended without an event. */
   readonly first: GenerationEvent | undefined
   readonly events: GenerationStream
 }
@@ -45,10 +45,10 @@ export class StreamedOutput implements FrameSource {
   /** null until the first frame is asked for. */
   #stage: OpenStage<'format.output'> | null = null
   #isOver = false
-  /** What there is to write. */
+  /** Frames to write. */
   readonly #queue: Frames[] = []
   #isPaused = false
-  /** A part of the first of them is written. */
+  /** The first frame is written in part. */
   #isCut = false
   #onReadable: () => void = () => {}
 
@@ -59,7 +59,7 @@ export class StreamedOutput implements FrameSource {
   }
 
   take(): string | null {
-    // The next of it is made in another turn of the event loop.
+    // The next frames are made in another turn of the event loop.
     if (this.#isPaused) return ''
     const slice = new Slice()
     let frames = ''
@@ -70,13 +70,13 @@ export class StreamedOutput implements FrameSource {
         this.#pause()
         return frames
       }
-      // Aborted and with nothing more to say: the end, not a wait for the next frame.
+      // Aborted and nothing left to write: the end, not a wait for the next frame.
       if (this.#isOver) return frames === '' ? null : frames
       if (!this.#advance()) return frames
     }
   }
 
-  /** Queues the frames before the engine's first event, and those of it. */
+  /** Queues the opening frames and those of the first event. */
   #begin(): void {
     const { accepted, shape } = this.#generation
     this.#stage = this.#scope.trace.run(() => openStage('format.output'))
@@ -88,7 +88,7 @@ export class StreamedOutput implements FrameSource {
     }
   }
 
-  /** Queues the frames of the next event, or of the end; false: there is no event yet. */
+  /** Queues the frames of the next event or of the end. False if there is no event yet. */
   #advance(): boolean {
     try {
       const next = this.#generation.accepted.events.poll()
@@ -101,10 +101,10 @@ export class StreamedOutput implements FrameSource {
     return true
   }
 
-  /** As much of the queue as fits into a time slice. A frame that cannot be serialised is replaced by an error frame. */
+  /** Writes as much of the queue as fits into a time slice. A frame that cannot be serialised is replaced by an error frame. */
   #write(slice: Slice): string {
     let frames = ''
-    /** Where the frame under way begins. */
+    /** Where the current frame begins. */
     let start = 0
     for (;;) {
       const [head] = this.#queue
@@ -118,7 +118,7 @@ export class StreamedOutput implements FrameSource {
         if (done !== true) continue
         this.#queue.shift()
       } catch (error) {
-        // Its trace is closed: the stream breaks off.
+        // The trace is closed already, so the stream breaks off.
         if (this.#isOver) throw error
         frames = this.#isCut ? `${frames}\n\n` : frames.slice(0, start)
         this.#queue.length = 0
@@ -147,7 +147,7 @@ export class StreamedOutput implements FrameSource {
     const { abort } = this.#scope
     const ending = abort.signal.aborted ? 'client_disconnect' : 'closed_early'
     abort.abort()
-    // The engine has ended the choices; what it said of them goes into the trace.
+    // The engine has ended the choices. Their final counts go into the trace.
     this.#drain()
     void this.#generation.accepted.events.return?.()
     this.#close()
@@ -171,7 +171,7 @@ export class StreamedOutput implements FrameSource {
     }
   }
 
-  /** The engine has said everything. The trace closes before the stream's end mark is written. */
+  /** After the engine's last event. The trace closes before the end mark is written. */
   #finish(): void {
     const { shape, citations } = this.#generation
     const { trace, abort } = this.#scope
@@ -188,7 +188,7 @@ export class StreamedOutput implements FrameSource {
   #fail(error: unknown): void {
     const { trace } = this.#scope
     const { shape } = this.#generation
-    // Where the error is not the engine's own, it is still at work.
+    // If the error is not the engine's, the engine is still running.
     void this.#generation.accepted.events.return?.()
     this.#close()
     trace.finish({ ...endingOf(error), status: 200 })
@@ -202,7 +202,7 @@ export class StreamedOutput implements FrameSource {
     noteResult(this.#scope, job, this.#result)
   }
 
-  /** Reads events that no one will receive, for their counts. */
+  /** Reads the remaining events, for their counts. */
   #drain(): void {
     const { trace } = this.#scope
     try {
@@ -212,12 +212,12 @@ export class StreamedOutput implements FrameSource {
         this.#result.add(next.value, trace.capturesContent)
       }
     } catch {
-      // A request that failed while its client left has ended by leaving.
+      // The client has gone, which is how the request ends.
     }
   }
 }
 
-/** What the root span and the story's last line say of the result. */
+/** Reports the result to the root span and the last log line, and charges the key. */
 export function noteResult(
   { trace, charge }: Pick<ServedRequest, 'trace' | 'charge'>,
   job: GenerationJob,

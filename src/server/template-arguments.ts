@@ -1,4 +1,4 @@
-/** Variables of a chat template besides the conversation. */
+/** Variables of a chat template other than the conversation. */
 import { invalidRequest } from './errors.ts'
 import type { ChatRequest } from './wire.ts'
 
@@ -6,9 +6,9 @@ import type { ChatRequest } from './wire.ts'
 const COMMON = new Set(['enable_thinking', 'thinking', 'reasoning_effort', 'thinking_budget'])
 
 /**
- * The template's variables of a request; null: none. Effort `none` is thinking switched off, in the words of the templates that can.
- * @param source of the template; null: not known here. @param warnings gets a sentence for each switch that the template does not have.
- * @throws ApiError 400 for a variable that the template has no use for.
+ * The template variables of a request; null: none. Effort `none` switches thinking off in templates that have such a switch.
+ * @param source of the template; null: not known here. @param warnings gets a sentence for each switch that the template does not have
+ * @throws ApiError 400 for a variable that the template does not use
  */
 export function templateArgumentsOf(
   body: Partial<Pick<ChatRequest, 'chat_template_kwargs' | 'reasoning_effort'>>,
@@ -18,7 +18,7 @@ export function templateArgumentsOf(
   const { chat_template_kwargs: given = {}, reasoning_effort: effort } = body
   const words = new Set(source?.match(/\w+/g))
   const uses = (name: string): boolean => source === null || words.has(name)
-  /** Used as a variable, and not as a member of a message. */
+  /** Whether the template uses `thinking` as a variable, and not as a member of a message. */
   const isThinkingSwitch = source !== null && /(?<![.'"\w])thinking\b(?!['"])/.test(source)
   const usesThinking = uses('enable_thinking') || isThinkingSwitch
   for (const name of Object.keys(given)) {

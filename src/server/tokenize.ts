@@ -1,4 +1,4 @@
-/** POST /tokenize, /detokenize: what a prompt becomes, without generating. */
+/** POST /tokenize and /detokenize, GET /tokenizer_info. */
 import type { Engine, PromptInput } from '../engine/request.ts'
 import { Slice } from '../rag/slice.ts'
 import { ApiError, invalidRequest, unlessGone } from './errors.ts'
@@ -14,9 +14,10 @@ import { templateArgumentsOf } from './template-arguments.ts'
 import { defined } from './validation.ts'
 import { detokenizeRequest, tokenizeRequest } from './wire.ts'
 
-const remoteTokenizer = (): ApiError => new ApiError('not_supported', 'a remote engine tokenizes; ask it')
+const remoteTokenizer = (): ApiError =>
+  new ApiError('not_supported', 'the model runs on a remote engine; ask that engine to tokenize')
 
-/** Token ids of prompts for a route that answers with them. @throws ApiError where a remote engine tokenizes, or the client has gone. */
+/** Token ids of prompts, for routes that return them. @throws ApiError if a remote engine tokenizes, or the client has gone */
 export async function encodeFor(
   c: Context<AppEnv>,
   engine: Engine,
@@ -77,9 +78,9 @@ export function tokenizeHandlers(state: ServerState) {
   })
 }
 
-/** The text of each token by itself. */
+/** The text of each token. */
 async function stringsOf(encoded: readonly (readonly number[])[], engine: Engine): Promise<readonly string[][]> {
-  // A text of millions of tokens has thousands of different ones.
+  // Even a text of millions of tokens has only thousands of different ones.
   const known = new Map<number, string>()
   const texts: string[][] = []
   const slice = new Slice()

@@ -1,11 +1,11 @@
-/** What /v1/traces and /traces may be asked for. */
+/** The query parameters of /v1/traces and /traces. */
 import { z } from 'zod'
 import type { TraceQuery } from '../observability/trace-filter.ts'
 import { invalidRequest } from './errors.ts'
 
 const count = z.coerce.number('a whole number').int('a whole number').min(0, 'a whole number of at least 0')
 const milliseconds = z.coerce.number('a number').min(0, 'a number of at least 0')
-/** Empty fields of the page's form are fields not set. */
+/** An empty field of the page's form is not set. */
 const optional = <T extends z.ZodType>(type: T) =>
   z.preprocess((value) => (value === '' ? undefined : value), type.optional())
 
@@ -33,7 +33,7 @@ export const traceQuery = z.object({
 
 const toEpochMs = (value: string): number => (/^\d+$/.test(value) ? Number(value) : Date.parse(value))
 
-/** @throws ApiError 400 naming the parameter. */
+/** The query as the trace store takes it. @throws ApiError 400 naming the parameter */
 export function parseTraceQuery(parameters: Readonly<Record<string, string>>): TraceQuery {
   const parsed = traceQuery.safeParse(parameters)
   if (!parsed.success) {

@@ -1,4 +1,4 @@
-/** The stored traces: /v1/traces for programs, /traces for people. A trace shows to the key that made it and to the admin key. */
+/** The stored traces: /v1/traces for programs, /traces for people. A trace is visible to the key that made it and to the admin key. */
 import { readFileSync } from 'node:fs'
 import type { Context } from 'hono'
 import { levelOf } from '../observability/contract.ts'
@@ -18,7 +18,7 @@ import { TracePage } from './ui/trace-page.tsx'
 import { traceView } from './ui/trace-view.ts'
 import { WARNING_HEADER } from './warnings.ts'
 
-/** What the pages load, by name. */
+/** Files that the pages load, with their media types. */
 const ASSETS: Readonly<Record<string, string>> = {
   'traces.css': 'text/css; charset=utf-8',
   'traces.js': 'text/javascript; charset=utf-8',
@@ -26,20 +26,20 @@ const ASSETS: Readonly<Record<string, string>> = {
   'icon.svg': 'image/svg+xml',
 }
 
-/** Requests of one trace that a page, or a JSON answer, shows: building more of them would delay all other requests. */
+/** Requests of one trace on a page and in a JSON response. Building more at a time would delay other requests. */
 const TREES_PER_PAGE = 20
 const TREES_PER_ANSWER = 100
 
 interface TreePage {
   readonly trees: readonly StoredTrace[]
-  /** From 1 on. */
+  /** Counted from 1. */
   readonly page: number
   readonly numPages: number
 }
 
 interface TraceRouteParts {
   readonly store: TraceStore
-  /** There are keys to sign in with. */
+  /** Whether there are keys to sign in with. */
   readonly canSignIn: boolean
 }
 
@@ -49,14 +49,14 @@ export function traceHandlers({ store, canSignIn }: TraceRouteParts) {
     Object.keys(ASSETS).map((name) => [name, readFileSync(new URL(`./ui/static/${name}`, import.meta.url), 'utf8')]),
   )
 
-  /** A page of the trees of a trace, in which there may be as many as requests that named it. */
+  /** A page of the trees of a trace. It has one tree for each request with its trace id. */
   const treesOf = (c: Context<AppEnv>, perPage: number): TreePage => {
     const traceId = (c.req.param('traceId') ?? '').toLowerCase()
     const trees = store.get(traceId, c.get('caller'))
     if (trees.length === 0) {
       throw new ApiError(
         'trace_not_found',
-        'trace: not stored here (unknown, still running, or pushed out by newer ones)',
+        'trace: not stored here (unknown, still running, or dropped for newer ones)',
       )
     }
     const numPages = Math.ceil(trees.length / perPage)
@@ -67,11 +67,11 @@ export function traceHandlers({ store, canSignIn }: TraceRouteParts) {
     return { trees: trees.slice((page - 1) * perPage, page * perPage), page, numPages }
   }
 
-  /** The spans of a page of trees; the answer says where the others are. */
+  /** The spans of a page of trees. A warning reports that there are more pages. */
   const spansOf = (c: Context<AppEnv>) => {
     const { trees, page, numPages } = treesOf(c, TREES_PER_ANSWER)
     if (numPages > 1) {
-      const text = `page ${page} of ${numPages}: the trace has more requests than one answer shows; ?page= asks for the others`
+      const text = `page ${page} of ${numPages}: the trace has more requests than one response shows; use ?page= for the others`
       c.header(WARNING_HEADER, text)
     }
     return trees.flatMap((tree) => tree.spans)
@@ -106,7 +106,7 @@ export function traceHandlers({ store, canSignIn }: TraceRouteParts) {
       const caller = c.get('caller')
       const query = parseTraceQuery(c.req.query())
       const found = store.list(query, caller)
-      // A conversation is read from its beginning on.
+      // A conversation is shown from its beginning.
       const traces = query.conversation === undefined ? found : found.toReversed()
       const choices = choicesOf(store.list({ limit: 1000 }, caller))
       return html(c, TraceListPage({ traces, filter: c.req.query(), choices, visitor: visitorOf(c, canSignIn) }))

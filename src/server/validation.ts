@@ -1,11 +1,11 @@
 /**
- * Validates a body against its schema and says in words the one thing that is wrong with it. Lists and records of a caller's making are checked item
- * by item and given up at the first that does not fit: zod alone would collect an issue for each of millions.
+ * Validates bodies against their schemas, and describes the first error in words. Lists and records are checked item by item, up to the first
+ * invalid one: zod alone would collect an issue for each of millions of items.
  */
 import { z } from 'zod'
 import { invalidRequest } from './errors.ts'
 
-/** The schema of the items of what list() and record() made, for the words of messages. */
+/** The item schemas of list() and record(), for messages. */
 const itemTypes = new WeakMap<z.core.$ZodType, z.core.$ZodType>()
 
 const jsonSchemaOf = (type: z.ZodType): Record<string, unknown> => {
@@ -13,10 +13,10 @@ const jsonSchemaOf = (type: z.ZodType): Record<string, unknown> => {
   return schema
 }
 
-/** A field that null leaves out, too. */
+/** An optional field. null is the same as leaving it out. */
 export const nullable = <T extends z.ZodType>(type: T) => type.nullish().transform((value) => value ?? undefined)
 
-/** The fields of a shape, each of which null leaves out, too. */
+/** A shape whose fields are all nullable. */
 export const nullableFields = <S extends Readonly<Record<string, z.ZodType>>>(shape: S) =>
   Object.fromEntries(Object.entries(shape).map(([name, type]) => [name, nullable(type)])) as {
     [F in keyof S]: ReturnType<typeof nullable<S[F]>>
@@ -35,7 +35,7 @@ interface Bounds {
   readonly max: number
 }
 
-/** What is wrong with a value that should be an array of `min` to `max` items; null: nothing. */
+/** What is wrong with a value that should be an array of `min` to `max` items; null if it is valid. */
 function listIssue(value: unknown, { min = 0, max }: Bounds): z.core.$ZodRawIssue | null {
   if (!Array.isArray(value)) return { code: 'invalid_type', expected: 'array', input: value }
   const size = { inclusive: true, origin: 'array', input: value } as const
@@ -81,7 +81,7 @@ export const tokenIds = (bounds: Bounds) =>
 
 const tokenId = z.int().min(0)
 
-/** An object of at most `max` keys of the caller's. */
+/** An object with at most `max` keys, which the caller chooses. */
 export function record<T extends z.ZodType>(key: z.ZodString, value: T, { max }: Bounds) {
   const type = z
     .unknown()
@@ -113,13 +113,13 @@ function refuse(ctx: Issues, issue: z.core.$ZodRawIssue): never {
   return z.NEVER
 }
 
-/** The first issue of an item becomes the list's. */
+/** Reports the first issue of an item as the issue of its list. */
 function refuseItem(ctx: Issues, key: PropertyKey, error: z.ZodError | undefined): never {
   const [issue] = error?.issues ?? []
   return issue ? refuse(ctx, { ...issue, path: [key, ...issue.path] } as z.core.$ZodRawIssue) : z.NEVER
 }
 
-/** The type of a JSON value in the words of an error message. Numbers and booleans are named; strings never are. */
+/** A JSON value in an error message. Numbers and booleans are quoted; strings never are. */
 function describeFound(value: unknown, issue?: z.core.$ZodIssue): string {
   if (value === undefined) return 'nothing'
   if (value === null) return 'null'
@@ -133,7 +133,7 @@ function describeFound(value: unknown, issue?: z.core.$ZodIssue): string {
 /** Whether the name of a key, not a value, is at fault: it is the caller's own text. */
 const isOtherKey = ({ code }: z.core.$ZodIssue): boolean => code === 'invalid_key' || code === 'unrecognized_keys'
 
-/** @param type of the field at fault, undefined where the schema names none. */
+/** What was expected. @param type schema of the invalid field, if the schema names it */
 function describeExpected(issue: z.core.$ZodIssue, type: z.core.$ZodType | undefined): string {
   const integer = integerOf(type)
   switch (issue.code) {
@@ -166,7 +166,7 @@ function fieldsOf(type: z.core.$ZodType | undefined): readonly string[] {
   return type instanceof z.ZodObject ? Object.keys(type.shape) : []
 }
 
-/** The integer that a field takes, where it takes one. */
+/** The integer schema of a field; undefined if it is not an integer. */
 function integerOf(type: z.core.$ZodType | undefined): z.ZodNumber | undefined {
   if (type instanceof z.ZodOptional || type instanceof z.ZodNullable) return integerOf(type.unwrap())
   if (type instanceof z.ZodPipe) return integerOf(type.in)
@@ -183,7 +183,7 @@ const at = (body: unknown, path: readonly PropertyKey[]): unknown =>
     body,
   )
 
-/** The schema of a field or an item, undefined where the schema names none: past it a path is made of the caller's own keys. */
+/** The schema of a field or an item. Undefined if the schema does not name it: the rest of the path is the caller's own keys. */
 function schemaAt(type: z.core.$ZodType, key: PropertyKey): z.core.$ZodType | undefined {
   if (type instanceof z.ZodObject) return Object.hasOwn(type.shape, key) ? type.shape[String(key)] : undefined
   const item = itemTypes.get(type)
@@ -199,7 +199,7 @@ function schemaAt(type: z.core.$ZodType, key: PropertyKey): z.core.$ZodType | un
   return undefined
 }
 
-/** The part of a path that the schema names, and the schema at its end where that is all of it. */
+/** The part of a path that the schema names, and the schema at its end if that is the whole path. */
 function knownPath(
   type: z.core.$ZodType,
   path: readonly PropertyKey[],
@@ -212,12 +212,12 @@ function knownPath(
   return { path: end === -1 ? path : path.slice(0, end), type: current }
 }
 
-/** What is wrong inside a value that one form of a union alone could be: naming all forms would not name the field. */
+/** If only one form of a union fits a value, the issue inside that form. Listing all forms would not name the field. */
 function fieldIssue(issue: z.core.$ZodIssue, body: unknown): z.core.$ZodIssue {
   if (issue.code !== 'invalid_union') return issue
   const found = at(body, issue.path)
   if (typeof found !== 'object' || found === null) return issue
-  // Forms of another type fail at once; the others could be what was meant.
+  // Forms of another type fail at once. The others may be what was meant.
   const forms = issue.errors.filter((errors) =>
     errors.some(({ path, code }) => path.length > 0 || code !== 'invalid_type'),
   )

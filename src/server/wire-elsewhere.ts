@@ -1,11 +1,11 @@
 /**
- * Fields that other servers have (vLLM, SGLang, llama.cpp) and that change what is answered: honoured where this server can do the same,
- * refused by name where it cannot. Left alone, a client would get an answer that looks right and is not.
+ * Fields of other servers (vLLM, SGLang, llama.cpp) that change the result. They are honoured if this server can do the same, and refused by
+ * name otherwise. If they were ignored, a client would get a response that only looks right.
  */
 import { z } from 'zod'
 import { list, nullable } from './validation.ts'
 
-/** A field that this server knows and does not offer, except with a value that asks for nothing. */
+/** A field that this server does not support. Only values that ask for nothing are allowed. */
 export const unsupported = (allowed: readonly unknown[] = []) =>
   z
     .unknown()
@@ -14,7 +14,7 @@ export const unsupported = (allowed: readonly unknown[] = []) =>
       error: 'not supported by this server',
     })
 
-/** Equal as a scalar or as a flat list: the caller's value may be of any size and depth. */
+/** Whether two scalars or flat lists are equal. The caller's value may have any size and depth. */
 const isSame = (a: unknown, b: unknown): boolean =>
   Array.isArray(a) && Array.isArray(b) ? a.length === b.length && a.every((item, i) => item === b[i]) : a === b
 
@@ -26,7 +26,7 @@ const schema = nullable(jsonSchema)
 const notation = nullable(z.string().min(1))
 const choices = nullable(list(z.string().min(1), { min: 1, max: 1024 }))
 
-/** Constraints on the answer in other servers' words; what they ask for is in job-constraints.ts. */
+/** Constraints on the output in the fields of other servers. job-constraints.ts reads them. */
 export const constraintFields = {
   /** vLLM before structured_outputs. */
   guided_json: schema,
@@ -42,7 +42,7 @@ export const constraintFields = {
   ebnf: notation,
 }
 
-/** For completions and chat. The allowed values are the defaults of those servers. */
+/** Unsupported fields of all generation routes. The allowed values are the defaults of the other servers. */
 export const unsupportedFields = {
   allowed_token_ids: unsupported(),
   bad_words: unsupported([[]]),

@@ -1,4 +1,4 @@
-/** Wire schemas of the retrieval routes: validation, types and their part of /openapi.json. */
+/** Zod schemas of the retrieval requests, for validation, types and /openapi.json. */
 import { z } from 'zod'
 import { metadataSchema } from '../rag/files.ts'
 import { retrievalFields } from '../rag/retrieval-request.ts'
@@ -6,7 +6,7 @@ import { INDEX_NAME, MAX_ID_LENGTH } from '../rag/vector-index.ts'
 import { list, nullable, nullableFields, tokenIds } from './validation.ts'
 import { unsupported } from './wire-elsewhere.ts'
 
-/** Who looks for an index says what is wrong with its name; the form is published. An admin key may put the owning key's name before it. */
+/** The name is checked where the index is looked up; the pattern is for /openapi.json. Admins may prefix it with the owning key's name. */
 export const indexNameText = z
   .string()
   .min(1)
@@ -15,10 +15,10 @@ export const indexNameText = z
 const indexName = nullable(indexNameText)
 
 const MAX_INPUTS = 2048
-/** Token ids of one input: more than any embedding model reads. */
+/** Maximum number of token ids in an input: more than any embedding model reads. */
 const MAX_INPUT_IDS = 2 ** 17
 const MAX_RERANK_DOCUMENTS = 1000
-/** Of one request. */
+/** Maximum number of documents in a request. */
 export const MAX_INGEST_DOCUMENTS = 10_000
 
 export const embeddingsRequest = z.object({
@@ -54,16 +54,16 @@ export const rerankRequest = z.object({
   truncate_prompt_tokens: unsupported(),
 })
 
-/** Pairs of one request. */
+/** Maximum number of pairs in a request. */
 const MAX_PAIRS = 1000
 const scored = z.union([z.string(), list(z.string(), { min: 1, max: MAX_PAIRS })], {
   error: `a string or an array of 1 to ${MAX_PAIRS} strings`,
 })
 
-/** vLLM's: one text with each of several, or as many with as many. */
+/** As in vLLM: one text with each of several, or two lists of the same length. */
 export const scoreRequest = z.object({ model: nullable(z.string()), text_1: scored, text_2: scored })
 
-/** Values in a document's metadata, those of lists included. */
+/** Maximum number of values in a document's metadata, including those in lists. */
 const MAX_METADATA_VALUES = 1024
 
 function isSmall(metadata: unknown): boolean {
@@ -77,7 +77,7 @@ function isSmall(metadata: unknown): boolean {
 
 const documentId = `a string of 1 to ${MAX_ID_LENGTH} characters, other than . and .., or a whole number`
 
-/** One document; validated against this on its own, so that a bad one does not refuse the others. */
+/** One document. Each is validated separately, so that an invalid one does not refuse the others. */
 export const ragDocument = z.object({
   id: z.union(
     [

@@ -1,6 +1,6 @@
 /**
- * OpenAI's wire: zod schemas of the generation requests. Validation, the TypeScript types and /openapi.json come from here;
- * snake_case stays in this file. Unknown fields are ignored; a known field that cannot be honoured is a 400 that names it.
+ * Zod schemas of OpenAI's generation requests, for validation, TypeScript types and /openapi.json. Unknown fields are ignored; a known field
+ * that cannot be honoured is a 400 that names it.
  */
 import { z } from 'zod'
 import { retrievalFields } from '../rag/retrieval-request.ts'
@@ -60,7 +60,7 @@ const structuredOutputs = nullable(
     .meta({ minProperties: 1, maxProperties: 1 }),
 )
 
-/** `rag: true`, or what to retrieve. */
+/** `true`, or an object that says what to retrieve. */
 export const rag = nullable(
   z.union([z.boolean(), z.object(nullableFields(retrievalFields))], {
     error: `true or an object {${Object.keys(retrievalFields).join(', ')}}`,
@@ -69,12 +69,12 @@ export const rag = nullable(
 
 const repetitionPenalty = z.number().gt(0).max(10)
 
-/** New tokens; -1: as many as the context has room for, as llama.cpp says it. */
+/** Number of new tokens. As in llama.cpp, -1 means as many as fit into the context. */
 const newTokens = z.int().min(-1)
 const notZero = (value: number): boolean => value !== 0
 const atLeastOne = { error: 'a whole number of at least 1, or -1 for as many as fit' }
 
-/** What chat templates get besides the conversation. */
+/** Variables for the chat template other than the conversation. */
 export const chatTemplateArguments = nullable(
   record(
     z
@@ -88,11 +88,11 @@ export const chatTemplateArguments = nullable(
   ),
 )
 
-/** How tokens are drawn, beside temperature and top_p. Not of OpenAI's newer wires, which clients of other servers send it over all the same. */
+/** Sampling fields other than temperature and top_p. OpenAI's newer APIs lack them, but clients of other servers send them there too. */
 export const samplingFields = {
   top_k: nullable(z.int().min(-1).max(1_000_000)),
   min_p: nullable(z.number().min(0).max(1)),
-  // Beyond 2^53 JSON numbers are rounded: two different seeds would silently be one.
+  // JSON numbers beyond 2^53 are rounded, so two different seeds could become the same.
   seed: nullable(z.int()),
   stop,
   stop_token_ids: nullable(tokenIds({ max: 128 })),
@@ -111,7 +111,7 @@ export const samplingFields = {
   ...constraintFields,
 }
 
-/** The same fields of a body that has others besides. */
+/** The sampling fields of a body. */
 export const samplingOf = <T extends object>(body: T): Pick<T, keyof typeof samplingFields & keyof T> =>
   Object.fromEntries(Object.entries(body).filter(([name]) => name in samplingFields)) as never
 
@@ -138,12 +138,12 @@ const generationFields = {
   ...unsupportedFields,
 }
 
-/** What a client notes of its request: kept nowhere but in the answer of the Responses API. */
+/** A client's own notes on its request. Only the Responses API returns them. */
 export const metadata = nullable(record(z.string().max(64), z.string().max(512), { max: 16 }))
 
-/** Prompts of one request. */
+/** Maximum number of prompts in a request. */
 const MAX_PROMPTS = 256
-/** Token ids of one prompt: more than any model's context. The model's own is checked where it is known. */
+/** Maximum number of token ids in a prompt: more than any model's context, which is checked later. */
 const MAX_PROMPT_IDS = 2 ** 18
 
 export const completionRequest = z.object({
@@ -169,11 +169,11 @@ export const completionRequest = z.object({
   reasoning_effort: unsupported(),
 })
 
-/** Parts of one message. */
+/** Maximum number of parts in a message. */
 const MAX_PARTS = 1024
 
 const textPart = z.object({ type: z.literal('text'), text: z.string() })
-/** What an assistant refused with, in an earlier turn. */
+/** An assistant's refusal in an earlier turn. */
 const refusalPart = z.object({ type: z.literal('refusal'), refusal: z.string() })
 const part = z.discriminatedUnion('type', [textPart, refusalPart], {
   error: 'a part whose type is text or refusal: this server does not support images, audio or files',
@@ -219,7 +219,7 @@ const toolChoice = nullable(
   ),
 )
 
-/** Parts are lines of one text, as vLLM and llama.cpp have it. */
+/** Parts are joined as lines, as in vLLM and llama.cpp. */
 const textOf = (content: string | readonly z.output<typeof part>[]): string =>
   typeof content === 'string'
     ? content
@@ -297,7 +297,7 @@ export const tokenizeRequest = z
 
 export const detokenizeRequest = z.object({ model: nullable(z.string()), tokens: tokenIds({ max: MAX_PROMPT_IDS }) })
 
-/** A parsed body, whose absent fields may also be left out: other APIs make such bodies. */
+/** A parsed body whose optional fields may be absent: bodies made from other APIs are like that. */
 type Parsed<T> = { [K in keyof T as undefined extends T[K] ? never : K]: T[K] } & {
   [K in keyof T as undefined extends T[K] ? K : never]?: T[K] | undefined
 }

@@ -1,9 +1,9 @@
-/** From a Messages body to the chat request that the pipeline runs: blocks become messages. */
+/** Converts a Messages body to a chat body. */
 import { defined } from '../validation.ts'
 import { type ChatMessageFields, type ChatRequest, samplingOf } from '../wire.ts'
 import type { CountTokensRequest, MessagesRequest } from './wire.ts'
 
-/** A Messages body as a chat body: content blocks become messages and tool results. */
+/** A Messages body as a chat body. Content blocks become messages, calls and tool results. */
 export function messagesToChat(body: MessagesRequest): ChatRequest {
   const choice = body.tool_choice
   const format = body.output_config?.format ?? body.output_format
@@ -26,7 +26,7 @@ export function messagesToChat(body: MessagesRequest): ChatRequest {
   }
 }
 
-/** Anthropic's switch in the words of chat templates. */
+/** Anthropic's switch as variables of chat templates. */
 function thinkingOf(thinking: MessagesRequest['thinking']) {
   if (thinking?.type === 'disabled') return { chat_template_kwargs: { enable_thinking: false } }
   if (thinking?.type !== 'enabled') return {}
@@ -50,7 +50,7 @@ export function promptOf({ model, system, messages, tools }: CountTokensRequest)
 const textOf = (content: string | readonly { readonly text: string }[]): string =>
   typeof content === 'string' ? content : content.map(({ text }) => text).join('\n')
 
-/** A user's turn may contain results of calls; they become messages of role tool before the rest of the turn. */
+/** Results of calls in a user's turn become messages of role tool before the rest of the turn. */
 function toMessages({ role, content }: CountTokensRequest['messages'][number]): ChatMessageFields[] {
   if (typeof content === 'string') return [{ role, content }]
   const results: ChatMessageFields[] = []
@@ -71,7 +71,7 @@ function toMessages({ role, content }: CountTokensRequest['messages'][number]): 
       case 'tool_result':
         results.push({ role: 'tool', tool_call_id: block.tool_use_id, content: textOf(block.content ?? '') })
         break
-      // What a model thought in an earlier turn is not part of the conversation.
+      // The reasoning of earlier turns is not part of the conversation.
       case 'thinking':
       case 'redacted_thinking':
         break

@@ -1,4 +1,4 @@
-/** The Messages wire: a message of content blocks, and its stream of named events. Errors have a form of their own. */
+/** The format of Messages responses: a message of content blocks, its stream of named events, and errors. */
 import type { ChoiceFinishedEvent, TokenEvent } from '../../engine/request.ts'
 import type { ApiError } from '../errors.ts'
 import { type ChoiceResult, type GenerationResult, tailOf } from '../generation-result.ts'
@@ -51,7 +51,7 @@ export function messagesShape(job: GenerationJob): Shape {
 const event = (type: string, fields: object): string =>
   `event: ${type}\ndata: ${JSON.stringify({ type, ...fields })}\n\n`
 
-/** Anthropic counts what came from the cache apart from the rest of the input. */
+/** Anthropic counts cached tokens separately from the rest of the input. */
 function usageOf(result: GenerationResult) {
   const cached = result.summary.cacheHits
   return {
@@ -75,7 +75,7 @@ function stopOf(finished: Finished | null, hasCalls: boolean) {
   return { stop_reason: finished === null ? null : reason, stop_sequence: reason === 'stop_sequence' ? sequence : null }
 }
 
-/** What was thought, text, then calls. An answer without any has no blocks. */
+/** Blocks for the reasoning, the text and the calls, in this order. */
 function contentOf(choice: ChoiceResult | undefined): unknown[] {
   if (choice === undefined) return []
   return [
@@ -85,7 +85,7 @@ function contentOf(choice: ChoiceResult | undefined): unknown[] {
   ]
 }
 
-/** The wire wants an object; arguments that are none (a call that was cut off) are kept as they were written. */
+/** The arguments as an object, which the API requires. If a call was cut off, they are kept as text inside an object. */
 function inputOf(text: string): unknown {
   try {
     const value: unknown = JSON.parse(text === '' ? '{}' : text)
@@ -96,7 +96,7 @@ function inputOf(text: string): unknown {
   return { arguments: text }
 }
 
-/** The blocks of one streamed message, one after the other. */
+/** The blocks of one streamed message, which follow each other. */
 class BlockStream {
   isStarted = false
   #index = -1

@@ -1,6 +1,6 @@
 /**
- * The request of Anthropic's Messages API (https://docs.anthropic.com/en/api/messages). Unknown fields are ignored; a known field that cannot
- * be honoured is a 400 that names it.
+ * Zod schemas of the requests of Anthropic's Messages API (https://docs.anthropic.com/en/api/messages). Unknown fields are ignored; a known
+ * field that cannot be honoured is a 400 that names it.
  */
 import { z } from 'zod'
 import { list, nullable } from '../validation.ts'

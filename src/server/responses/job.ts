@@ -1,10 +1,10 @@
-/** From a Responses body to the chat request that the pipeline runs: items become messages. */
+/** Converts a Responses body to a chat body. */
 import { invalidRequest } from '../errors.ts'
 import { defined } from '../validation.ts'
 import { type ChatMessageFields, type ChatRequest, samplingOf } from '../wire.ts'
 import type { ResponsesItem, ResponsesRequest } from './wire.ts'
 
-/** @param earlier the messages of the conversation that previous_response_id names, without its instructions. */
+/** A Responses body as a chat body. @param earlier messages of the conversation of previous_response_id, without instructions */
 export function responsesToChat(body: ResponsesRequest, earlier: readonly ChatMessageFields[]): ChatRequest {
   const own = inputMessages(body.input)
   const instructions: readonly ChatMessageFields[] =
@@ -38,7 +38,7 @@ function toolChoice(choice: ResponsesRequest['tool_choice']): ChatRequest['tool_
   return { type: 'allowed_tools', allowed_tools: { mode: choice.mode, tools } }
 }
 
-/** The messages of a request's own input. Calls of one turn are one message of the assistant. */
+/** The messages of a request's input. The calls of one turn are one assistant message. */
 export function inputMessages(input: ResponsesRequest['input']): ChatMessageFields[] {
   if (typeof input === 'string') return [{ role: 'user', content: input }]
   const messages: ChatMessageFields[] = []
@@ -48,7 +48,7 @@ export function inputMessages(input: ResponsesRequest['input']): ChatMessageFiel
   return messages
 }
 
-/** Calls and their turn's text belong to one message: templates write them together. */
+/** Adds an item. Calls and the text of their turn become one message, because templates write them together. */
 export function addItem(messages: ChatMessageFields[], item: ResponsesItem): void {
   switch (item.type) {
     case 'function_call': {
@@ -71,7 +71,7 @@ export function addItem(messages: ChatMessageFields[], item: ResponsesItem): voi
       })
       return
     case 'reasoning':
-      // What a model thought in an earlier turn; templates that want it back take it from the turn's message.
+      // The reasoning of earlier turns is not part of the conversation.
       return
     default:
       messages.push({

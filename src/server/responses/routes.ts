@@ -1,4 +1,4 @@
-/** POST /v1/responses, and reading and deleting what was kept of them. */
+/** POST /v1/responses, and reading and deleting stored responses. */
 import type { Context } from 'hono'
 import type { AppEnv } from '../env.ts'
 import { ApiError } from '../errors.ts'
@@ -41,7 +41,7 @@ export function responsesHandlers(parts: GenerationParts) {
           const trace = c.get('trace')
           if (known !== null && trace.conversationId === null) trace.setConversation(known.conversationId)
           const conversationId = trace.conversationId ?? context.requestId
-          // One that is kept may have a next turn.
+          // A stored response may have a next turn.
           if (body.store !== false) trace.setConversation(conversationId)
           const job = chatJob(responsesToChat(body, earlier), context, FIELDS)
           const { keyId } = c.get('caller')
@@ -65,7 +65,7 @@ export function responsesHandlers(parts: GenerationParts) {
   })
 }
 
-/** What the assistant said, as the next turn's prompt has it. */
+/** The assistant's output, as messages for the prompt of the next turn. */
 function outputMessages({ output }: ResponseObject): ChatMessageFields[] {
   const messages: ChatMessageFields[] = []
   for (const item of output) addItem(messages, item.type === 'message' ? { ...item, content: [...item.content] } : item)

@@ -1,4 +1,4 @@
-/** The Responses wire: a response object of output items, and its stream of numbered events. */
+/** The format of Responses: a response object of output items, and its stream of numbered events. */
 import type { ChoiceFinishedEvent, TokenEvent } from '../../engine/request.ts'
 import { type ApiError, toErrorBody } from '../errors.ts'
 import { type ChoiceResult, type GenerationResult, tailOf } from '../generation-result.ts'
@@ -32,7 +32,7 @@ interface CallItem {
   readonly arguments: string
 }
 
-/** What the model thought before it answered. */
+/** The reasoning before the answer. */
 interface ThoughtItem {
   readonly type: 'reasoning'
   readonly id: string
@@ -51,7 +51,7 @@ export interface ResponseObject {
   readonly [field: string]: unknown
 }
 
-/** @param onEnd is given the whole response, of a body or of a stream that came to its end. */
+/** Formats a generation as a response object or its event stream. @param onEnd gets the complete response */
 export function responsesShape(
   job: GenerationJob,
   body: ResponsesRequest,
@@ -80,7 +80,7 @@ export function responsesShape(
   }
 }
 
-/** The response as it is before anything is known of its output. */
+/** The response before it has any output. */
 function started(job: GenerationJob, body: ResponsesRequest): ResponseObject {
   return {
     id: job.requestId,
@@ -161,7 +161,7 @@ const thoughtItem = (id: string, status: TextItem['status'], text: string): Thou
 const itemId = (job: GenerationJob, kind: 'msg' | 'fc' | 'rs', index: number): string =>
   `${kind}-${job.requestId.slice(job.requestId.indexOf('-') + 1)}-${index}`
 
-/** An item under way. */
+/** An item that is being streamed. */
 interface OpenItem {
   readonly outputIndex: number
   readonly id: string
@@ -170,7 +170,7 @@ interface OpenItem {
   text: string
 }
 
-/** The numbered events of one streamed response. Items come one after the other; each is opened, filled and closed. */
+/** The output items and numbered events of one response. Items follow each other; each is opened, filled and closed. */
 class ResponseStream {
   readonly items: OutputItem[] = []
   readonly #job: GenerationJob
@@ -187,7 +187,7 @@ class ResponseStream {
     return `event: ${type}\n${dataFrame({ type, sequence_number: this.#sequence++, ...fields })}`
   }
 
-  /** An event with the response so far: as large as the request's tools and instructions. */
+  /** An event with the response so far, which may be large because of the request's tools and instructions. */
   *whole(type: string, response: ResponseObject): Generator<string, void, void> {
     yield `event: ${type}\n`
     yield* dataFramePieces({ type, sequence_number: this.#sequence++, response })
@@ -221,7 +221,7 @@ class ResponseStream {
   }
 
   finished({ reason }: Pick<ChoiceFinishedEvent, 'reason'>): string {
-    // An answer that says nothing is still a message.
+    // An empty answer is still a message.
     const empty = this.#open === null && this.items.length === 0 ? this.#openItem(null) : ''
     return empty + this.#close(reason === 'length' ? 'incomplete' : 'completed')
   }
@@ -298,7 +298,7 @@ class ResponseStream {
 
 const place = ({ id, outputIndex }: OpenItem) => ({ item_id: id, output_index: outputIndex })
 
-/** `isEmpty`: nothing of it is written yet. */
+/** `isEmpty`: the item has just been opened. */
 function itemOf(open: OpenItem, status: TextItem['status'], isEmpty = false): OutputItem {
   const { id, call, isThought, text } = open
   if (call !== null) return callItem(open, status)

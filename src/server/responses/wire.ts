@@ -1,13 +1,13 @@
 /**
- * The request of OpenAI's Responses API (https://platform.openai.com/docs/api-reference/responses): items instead of messages. Unknown
- * fields are ignored; a known field that cannot be honoured is a 400 that names it.
+ * Zod schema of requests of OpenAI's Responses API (https://platform.openai.com/docs/api-reference/responses). Unknown fields are ignored; a
+ * known field that cannot be honoured is a 400 that names it.
  */
 import { z } from 'zod'
 import { list, nullable } from '../validation.ts'
 import { chatTemplateArguments, metadata, rag, samplingFields } from '../wire.ts'
 import { unsupported, unsupportedFields } from '../wire-elsewhere.ts'
 
-/** Items of one request: as many as a chat may have messages. */
+/** Maximum number of items in a request: as many as messages of a chat. */
 const MAX_ITEMS = 4096
 
 const textPart = z.object({ type: z.enum(['input_text', 'output_text', 'text']), text: z.string() })
@@ -80,7 +80,7 @@ const textFormat = z.discriminatedUnion(
   { error: 'an object whose type is text, json_object or json_schema' },
 )
 
-/** What may be asked for: answers carry it, or there is none of it. */
+/** Values of `include` that are accepted: the response has these parts, or they cannot occur. */
 const ANSWERED_INCLUDES = [
   'reasoning.encrypted_content',
   'message.input_image.image_url',
@@ -136,7 +136,7 @@ export const responsesRequest = z.object({
   rag,
 })
 
-/** The API's short form of a message leaves its type out. */
+/** Adds the type to messages: the API allows leaving it out. */
 export function withItemTypes(body: unknown): unknown {
   if (typeof body !== 'object' || body === null || !('input' in body) || !Array.isArray(body.input)) return body
   if (body.input.length > MAX_ITEMS) return body

@@ -1,9 +1,9 @@
-/** The page to type into: a conversation with the served model, with or without documents. What moves on it is chat.js. */
+/** The chat page: a conversation with a served model, with or without documents. chat.js makes it work. */
 import { Layout, type Visitor } from './layout.tsx'
 
 interface ChatPageProps {
   readonly visitor: Visitor
-  /** The server answers from documents. */
+  /** Whether the server can answer from documents. */
   readonly hasRetrieval: boolean
 }
 
@@ -25,7 +25,7 @@ export function ChatPage({ visitor, hasRetrieval }: ChatPageProps) {
             id="prompt"
             name="prompt"
             rows={3}
-            placeholder="Message (Enter sends, Shift+Enter starts a line)"
+            placeholder="Message (Enter to send, Shift+Enter for a new line)"
             required
             autofocus
           ></textarea>
@@ -51,11 +51,11 @@ export function ChatPage({ visitor, hasRetrieval }: ChatPageProps) {
             </label>
             <label>
               Temperature
-              <input id="temperature" type="number" min="0" max="2" step="0.1" placeholder="model's" />
+              <input id="temperature" type="number" min="0" max="2" step="0.1" placeholder="model default" />
             </label>
             <label>
               Top p
-              <input id="top-p" type="number" min="0" max="1" step="0.05" placeholder="model's" />
+              <input id="top-p" type="number" min="0" max="1" step="0.05" placeholder="model default" />
             </label>
             <label>
               Max tokens
@@ -86,7 +86,7 @@ export function ChatPage({ visitor, hasRetrieval }: ChatPageProps) {
             </div>
             <label class="drop" id="drop">
               <input id="files" type="file" multiple />
-              Drop documents here, or choose files. They are added to the index above, and replace built-in documents.
+              Drop documents here or choose files. They are added to the selected index and replace built-in documents.
             </label>
             <ul id="uploads" aria-live="polite"></ul>
           </details>

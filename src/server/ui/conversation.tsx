@@ -1,10 +1,10 @@
-/** The requests of one conversation, as people speak: what was asked and answered, where content was captured. */
+/** The requests of one conversation: questions and answers, if content was captured. */
 import type { StoredTrace } from '../../observability/stored-trace.ts'
 import { formatMs } from './trace-view.ts'
 
 const MAX_CHARACTERS = 4000
 
-/** `traces`: from the beginning of the conversation on. */
+/** `traces`: from the beginning of the conversation. */
 export function Conversation({ traces }: { readonly traces: readonly StoredTrace[] }) {
   const sum = (of: (trace: StoredTrace) => number | null) =>
     traces.reduce((total, trace) => total + (of(trace) ?? 0), 0)
@@ -59,7 +59,7 @@ interface CapturedMessage {
   readonly parts: readonly { readonly type: string; readonly content?: string }[]
 }
 
-/** None where OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT has cut the JSON. */
+/** The captured messages; none if OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT has cut the JSON. */
 function messagesOf(json: string): readonly CapturedMessage[] {
   try {
     return JSON.parse(json) as readonly CapturedMessage[]

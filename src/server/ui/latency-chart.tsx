@@ -1,4 +1,4 @@
-/** How long the listed requests took: a histogram whose bars lead to their requests. */
+/** A histogram of how long the listed requests took. */
 import type { StoredTrace } from '../../observability/stored-trace.ts'
 import { formatMs } from './trace-view.ts'
 
@@ -16,7 +16,7 @@ interface Latencies {
   readonly max: number
 }
 
-/** Bars to a factor of ten. */
+/** Bars per factor of ten. */
 const PER_DECADE = 5
 const MAX_BARS = 40
 

@@ -1,4 +1,4 @@
-/** The frame of every page: no inline script or style, so that the strictest content policy fits. */
+/** The frame of every page. There are no inline scripts or styles, so the strictest content policy applies. */
 import type { Context } from 'hono'
 import type { Child } from 'hono/jsx'
 import type { ContentfulStatusCode } from 'hono/utils/http-status'
@@ -8,17 +8,17 @@ import { ROUTES } from '../routes.ts'
 const PAGE_HEADERS: Readonly<Record<string, string>> = {
   'content-security-policy':
     "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
-  // With no-referrer a form would not say where it comes from.
+  // With no-referrer, browsers would send no origin for a form.
   'referrer-policy': 'same-origin',
   'x-content-type-options': 'nosniff',
   // Traces change and belong to a key: no shared cache may keep them.
   'cache-control': 'no-store',
 }
 
-/** What a visitor of the pages may do about who they are. */
+/** Whether the visitor can sign in or has signed in. */
 export type Visitor = 'anyone' | 'may-sign-in' | 'signed-in'
 
-/** @param canSignIn there are keys to sign in with. */
+/** @param canSignIn whether there are keys to sign in with */
 export const visitorOf = (c: Context<AppEnv>, canSignIn: boolean): Visitor =>
   c.get('isSignedIn') ? 'signed-in' : canSignIn ? 'may-sign-in' : 'anyone'
 
@@ -28,7 +28,7 @@ interface LayoutProps {
   /** The page's own script, among the assets. */
   readonly script?: string
   readonly current?: 'chat' | 'traces'
-  /** The browser asks for the page again at once. */
+  /** Whether the browser loads the page again at once. */
   readonly isRefreshed?: boolean
   readonly children?: Child
 }
@@ -80,7 +80,7 @@ export function Layout({
   )
 }
 
-/** A page as an answer. */
+/** The response for a page. */
 export async function html(
   c: Context<AppEnv>,
   page: ReturnType<typeof Layout>,

@@ -1,4 +1,4 @@
-/** The form that takes an API key, and the page that turns a visit from another site into one of our own. */
+/** The sign-in form, and the page that reloads itself after a link from another site. */
 import { ROUTES } from '../routes.ts'
 import { Layout } from './layout.tsx'
 
@@ -9,7 +9,7 @@ export function SignInPage({ to, isRefused }: { readonly to: string; readonly is
       <form class="sign-in" method="post" action={ROUTES.signIn.path}>
         <h1>Sign in</h1>
         <p>
-          With an API key of this server you can chat and see the traces it made. With the admin key you see all traces.
+          With an API key of this server you can chat and see your own traces. With the admin key you see all traces.
         </p>
         <label for="key">API key</label>
         <input
@@ -24,7 +24,7 @@ export function SignInPage({ to, isRefused }: { readonly to: string; readonly is
         />
         {isRefused ? (
           <p id="refused" class="bad" role="alert">
-            This key is not known.
+            This key is not valid.
           </p>
         ) : null}
         <input type="hidden" name="to" value={to} />
@@ -34,7 +34,7 @@ export function SignInPage({ to, isRefused }: { readonly to: string; readonly is
   )
 }
 
-/** The browser comes again at once, now from this server's own page, and brings its cookie. */
+/** The browser loads the page again from this server's own page, and then sends its cookie. */
 export function OwnNavigationPage() {
   return (
     <Layout title="miniserve" isRefreshed>

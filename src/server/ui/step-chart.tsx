@@ -1,4 +1,4 @@
-/** The decode timeline as a step chart: one tread a step (or group of steps), height its duration. */
+/** The decode timeline as a chart: one bar per step (or group of steps), as high as its duration. */
 import { type DecodeTimeline, percentile } from '../../observability/decode-timeline.ts'
 import { formatMs } from './trace-view.ts'
 

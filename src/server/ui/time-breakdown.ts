@@ -1,4 +1,4 @@
-/** Where a request's time went: every moment belongs to one stage, so that the parts make up the whole. */
+/** Where a request's time went. Every moment belongs to one stage, so the parts add up to the whole. */
 
 export interface Interval {
   readonly stage: string
@@ -9,16 +9,16 @@ export interface Interval {
 export interface StageShare {
   readonly stage: string
   readonly ms: number
-  /** Of the whole, 0 to 1. */
+  /** Share of the whole time, 0 to 1. */
   readonly share: number
 }
 
-/** Time that no stage had to itself or in common. */
+/** Time that belongs to no stage. */
 const REST = 'other'
 
 /**
- * Parts of 0..totalMs in order of first appearance, the rest last. Where stages overlap (a stream is written while it decodes), the moment
- * belongs to the one that comes first in `precedence`: the work, not the waiting around it.
+ * Splits 0..totalMs into parts, in order of first appearance, the rest last. Where stages overlap (a stream is written while it decodes),
+ * the time belongs to the stage that comes first in `precedence`.
  */
 export function timeBreakdown(
   intervals: readonly Interval[],

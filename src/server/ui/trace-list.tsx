@@ -1,4 +1,4 @@
-/** /traces: the stored traces, newest first, with a filter that is a plain form; of one conversation, from its beginning on. */
+/** /traces: the stored traces, newest first, with a filter form. A conversation is shown from its beginning. */
 import type { StoredTrace } from '../../observability/stored-trace.ts'
 import { Conversation } from './conversation.tsx'
 import { latencies, LatencyChart } from './latency-chart.tsx'
@@ -8,14 +8,14 @@ import { formatMs } from './trace-view.ts'
 /** The form's fields as they were sent. */
 type TraceFilter = Readonly<Record<string, string>>
 
-/** What the form offers to choose from. */
+/** The options of the form. */
 interface TraceChoices {
   readonly routes: readonly string[]
   readonly models: readonly string[]
   readonly keys: readonly string[]
 }
 
-/** What the viewer's traces can be chosen by. */
+/** The options for the viewer's traces. */
 export function choicesOf(traces: readonly StoredTrace[]): TraceChoices {
   const distinct = (values: readonly (string | null)[]) => [...new Set(values)].filter((value) => value !== null).sort()
   return {
@@ -79,7 +79,13 @@ function Filter({ filter, choices }: { readonly filter: TraceFilter; readonly ch
     <form class="filter" method="get" action="/traces">
       <label class="wide">
         Id of a request, trace or conversation
-        <input name="id" type="search" value={filter['id'] ?? ''} placeholder="or its beginning" spellcheck={false} />
+        <input
+          name="id"
+          type="search"
+          value={filter['id'] ?? ''}
+          placeholder="whole or its beginning"
+          spellcheck={false}
+        />
       </label>
       <Select name="status" label="Status" options={STATUSES} filter={filter} />
       <Select name="route" label="Route" options={choices.routes} filter={filter} />
@@ -88,19 +94,19 @@ function Filter({ filter, choices }: { readonly filter: TraceFilter; readonly ch
       ) : null}
       {choices.keys.length > 1 ? <Select name="key" label="Key" options={choices.keys} filter={filter} /> : null}
       <label>
-        Longer than, ms
+        Minimum duration, ms
         <input name="min_ms" {...number} step="any" value={filter['min_ms'] ?? ''} />
       </label>
       <label>
-        Tokens in, from
+        Minimum tokens in
         <input name="min_tokens_in" {...number} value={filter['min_tokens_in'] ?? ''} />
       </label>
       <label>
-        Tokens out, from
+        Minimum tokens out
         <input name="min_tokens_out" {...number} value={filter['min_tokens_out'] ?? ''} />
       </label>
       <label>
-        Tokens out, exactly
+        Exact tokens out
         <input name="tokens_out" {...number} value={filter['tokens_out'] ?? ''} />
       </label>
       <button type="submit">Filter</button>

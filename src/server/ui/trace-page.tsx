@@ -1,4 +1,4 @@
-/** /traces/{id}: the waterfall. Rows are <details>, so it folds, and works by keyboard, without script. */
+/** /traces/{id}: the waterfall. Rows are <details>, so they fold and work by keyboard without scripts. */
 import { TRACE_FORMATS } from '../../observability/trace-formats.ts'
 import { Layout, type Visitor } from './layout.tsx'
 import { StepChart } from './step-chart.tsx'
@@ -8,7 +8,7 @@ import { type AttributeView, formatMs, type LogView, type SpanRow, type TraceVie
 interface TracePageProps {
   readonly views: readonly TraceView[]
   readonly visitor: Visitor
-  /** Of the requests in the trace, from 1 on. */
+  /** Counted from 1. */
   readonly page: number
   readonly numPages: number
 }
@@ -110,7 +110,7 @@ function Breaches({ view }: { readonly view: TraceView }) {
   )
 }
 
-/** A bar of the stages' shares, with their times beneath. */
+/** A bar with the share of each stage, and the times below it. */
 function Breakdown({ view }: { readonly view: TraceView }) {
   if (view.parts.length < 2) return null
   let share = 0
@@ -160,7 +160,7 @@ function Waterfall({ view }: { readonly view: TraceView }) {
         <SpanDetails row={row} axisMs={view.axisMs} />
       ))}
       <p class="hint">
-        <kbd>↑</kbd> <kbd>↓</kbd> from span to span, <kbd>→</kbd> <kbd>←</kbd> open and close
+        <kbd>↑</kbd> <kbd>↓</kbd> move between spans, <kbd>→</kbd> <kbd>←</kbd> open and close them
       </p>
     </section>
   )
@@ -198,7 +198,7 @@ function SpanDetails({ row, axisMs }: { readonly row: SpanRow; readonly axisMs: 
         <Attributes list={row.attributes} />
         {row.conventions.length === 0 ? null : (
           <details class="conventions">
-            <summary>{row.conventions.length} by OpenTelemetry's conventions</summary>
+            <summary>{row.conventions.length} named by OpenTelemetry's conventions</summary>
             <Attributes list={row.conventions} />
           </details>
         )}
@@ -232,7 +232,7 @@ function SpanDetails({ row, axisMs }: { readonly row: SpanRow; readonly axisMs: 
   )
 }
 
-/** The span on the time axis, its events as ticks. Geometry is in SVG attributes, because the content policy forbids inline styles. */
+/** A span on the time axis, with its events as ticks. The geometry is in SVG attributes because the content policy forbids inline styles. */
 function Bar({ row, axisMs }: { readonly row: SpanRow; readonly axisMs: number }) {
   const x = Math.max(0, row.startMs / axisMs)
   const width = Math.max(0.002, row.durationMs / axisMs)

@@ -1,4 +1,4 @@
-/** What the trace page shows of one tree, computed from its spans: plain data, no markup. */
+/** The data that the trace page shows for one tree, computed from its spans. */
 import { levelOf, SPAN_TABLE } from '../../observability/contract.ts'
 import { type DecodeTimeline, decodeTimeline } from '../../observability/decode-timeline.ts'
 import {
@@ -26,13 +26,13 @@ export interface SpanRow {
   /** First part of the name: http, tokenize, rag, llm, ...; picks the colour. */
   readonly family: string
   readonly isError: boolean
-  /** error.type, where the span has one. */
+  /** error.type, if the span has one. */
   readonly errorType: string | null
   /** Milliseconds after the root's start. */
   readonly startMs: number
   readonly durationMs: number
   readonly attributes: readonly AttributeView[]
-  /** What current conventions call some of the same. */
+  /** Attributes that are named by conventions. */
   readonly conventions: readonly AttributeView[]
   readonly events: readonly {
     readonly name: string
@@ -91,10 +91,10 @@ export function traceView(trace: StoredTrace): TraceView {
   }
 }
 
-/** Work before what goes on around it. */
+/** Stages in order of precedence: work before waiting. */
 const PRECEDENCE = ['prefill', 'decode', 'rag', 'tokenize', 'kv', 'format', 'queue']
 
-/** The root's stages, and the queue, which the first scheduled step ended. */
+/** The stages of the root, and the queue before the first scheduled step. */
 function stagesOf(rows: readonly SpanRow[]): readonly Interval[] {
   return rows.flatMap((row) => {
     if (row.depth !== 1) return []
@@ -133,7 +133,7 @@ function toRows(
 function toRow(span: OtlpSpan, depth: number, originNanos: bigint, breaches: readonly Breach[]): SpanRow {
   const since = (nanos: string) => Number(BigInt(nanos) - originNanos) / 1e6
   const startMs = since(span.startTimeUnixNano)
-  // The chart shows what the timeline's text encodes.
+  // The timeline is shown as a chart.
   const ordered = orderAttributes(span).filter(({ key }) => key !== 'llm.decode.timeline')
   const timeline = span.attributes.find(({ key }) => key === 'llm.decode.timeline')?.value.stringValue
   return {
@@ -158,14 +158,14 @@ function toRow(span: OtlpSpan, depth: number, originNanos: bigint, breaches: rea
   }
 }
 
-/** The contract's own names first, in the table's order; the conventions' twins after them. */
+/** Attributes of the contract first, in its order; those of conventions after them. */
 function orderAttributes(span: OtlpSpan): readonly OtlpAttribute[] {
   const names = Object.entries(SPAN_TABLE[span.name]?.attributes ?? {})
   const rank = new Map(names.map(([name, spec], i) => [name, spec.convention ? i + 1000 : i]))
   return [...span.attributes].sort((a, b) => (rank.get(a.key) ?? 2000) - (rank.get(b.key) ?? 2000))
 }
 
-/** A name of a convention, not of the contract: an alias, or marked as one. Names in no table stay in sight. */
+/** Whether an attribute is named by a convention: an alias, or marked as such. Unknown names count as the contract's. */
 function isConvention(spanName: string, key: string): boolean {
   const specs = SPAN_TABLE[spanName]?.attributes ?? {}
   const own = specs[key]
@@ -183,7 +183,7 @@ function readTimeline(text: string): DecodeTimeline | null {
   try {
     return decodeTimeline(text)
   } catch {
-    // Cut off by the limit of some exporter: the page shows the rest.
+    // A limit has cut off the timeline. The page shows everything else.
     return null
   }
 }
@@ -223,7 +223,7 @@ function toLog(line: string, trace: StoredTrace, spans: readonly OtlpSpan[]): Lo
   }
 }
 
-/** The numbers that answer most questions, read from the spans. */
+/** The most important numbers of the trace. */
 function factsOf(trace: StoredTrace, otlp: OtlpTraces): TraceView['facts'] {
   const value = (span: string, key: string) => {
     const found = [...eachSpan(otlp)].find((entry) => entry.span.name === span)?.span
@@ -255,7 +255,7 @@ function factsOf(trace: StoredTrace, otlp: OtlpTraces): TraceView['facts'] {
   if (mean) add('Step', `${formatMs(mean)} mean`)
   const stop = value('llm.decode', 'llm.stop_reason')
   if (stop !== null) add('Stopped', String(stop))
-  if (trace.keptFor !== null) add('Exported for', trace.keptFor)
+  if (trace.keptFor !== null) add('Exported because', trace.keptFor)
   return facts
 }
 

@@ -214,7 +214,7 @@ function setRunning(abort) {
   $('status').textContent = abort === null ? '' : 'Answering …'
 }
 
-// ---- What stands below an answer -------------------------------------------------------------------------------------------
+// ---- The footer of an answer -------------------------------------------------------------------------------------------
 
 function footer({ usage, timings, rag }, traceId, question) {
   const made = element('footer')
