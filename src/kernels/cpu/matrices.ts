@@ -10,7 +10,7 @@ export const PANEL = 16
 /** Rows that a unit of a matrix product has at most (assembly/linear.ts). */
 export const ROW_TILE = 128
 /** Changes whenever the bytes of packed panels do. */
-export const PACKED_LAYOUT = 'cpu panels 5'
+export const PACKED_LAYOUT = 'cpu panels 6'
 /** Values that are packed from staging memory at a time, or one panel's rows if they are more. */
 const PIECE_VALUES = 2 ** 20
 const STAGING_BYTES = 4 * PIECE_VALUES

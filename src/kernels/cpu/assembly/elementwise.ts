@@ -5,7 +5,7 @@ import { ACTIVATION_FACTOR, madd, narrow, sumLanes } from './simd'
 import { inverseRms } from './prepare'
 import { GROUP16, headerBytes, MINS, NARROW, NARROW_OFFSET, OCTET, PAIR, Q4_OFFSET, QUAD, SUPER } from './quantized-panel'
 import { sixOf } from './six-bits'
-import { factorBytes, SUBS, superBlockBytes } from './super-panel'
+import { factorsAt, SUBS, superBlockAt } from './super-panel'
 
 @unmanaged
 export class EmbedCommand {
@@ -100,10 +100,9 @@ function embedQuantized(c: EmbedCommand, panel: usize, r: usize, factor: f32, ou
 
 function embedSuper(c: EmbedCommand, panel: usize, r: usize, factor: f32, out: usize): void {
   const isSix = c.format == 2
-  const blocks = panel + (c.cols >> 8) * factorBytes(c.flags)
   for (let k: usize = 0; k < c.cols; k++) {
-    const factors = panel + (k >> 8) * factorBytes(c.flags) + halfOffset(r)
-    const block = blocks + (k >> 5) * superBlockBytes(isSix)
+    const factors = factorsAt(panel, k, c.flags, isSix) + halfOffset(r)
+    const block = superBlockAt(panel, k, c.flags, isSix)
     const i = k & 31
     let code: i32
     let subs = block + r

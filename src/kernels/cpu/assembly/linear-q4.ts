@@ -30,8 +30,11 @@ function dot1x16Q4(x: usize, xStride: usize, panel: usize, blocks: usize, flags:
   const hasMins = (flags & MINS) != 0
   const mask = i8x16.splat(15)
   let factors = panel
-  if (isSuper) panel += (blocks >> 3) * factorBytes(flags)
   for (let b: usize = 0; b < blocks; b++) {
+    if (isSuper && (b & 7) == 0) {
+      factors = panel
+      panel += factorBytes(flags)
+    }
     let w = panel + header
     const end = w + 4 * OCTET
     let at = x
@@ -60,7 +63,6 @@ function dot1x16Q4(x: usize, xStride: usize, panel: usize, blocks: usize, flags:
     if (isSuper) {
       finishOneSuper(acc, factors, panel, x, p0, p1)
       finishOneSuper(acc + 32, factors + 16, panel + 8, x, p2, p3)
-      if ((b & 7) == 7) factors += factorBytes(flags)
     } else {
       finishOne(acc, panel, hasMins, x, p0, p1)
       finishOne(acc + 32, panel + 16, hasMins, x, p2, p3)
@@ -166,11 +168,13 @@ function dot2x16Q4(x: usize, rowStride: usize, xStride: usize, panel: usize, blo
   const header = isSuper ? SUBS : headerBytes(flags)
   const hasMins = (flags & MINS) != 0
   let factors = panel
-  if (isSuper) panel += (blocks >> 3) * factorBytes(flags)
   for (let b: usize = 0; b < blocks; b++) {
+    if (isSuper && (b & 7) == 0) {
+      factors = panel
+      panel += factorBytes(flags)
+    }
     block2x8Q4(x, rowStride, factors, panel, panel + header, hasMins, isSuper, acc)
     block2x8Q4(x, rowStride, factors + 16, panel + (isSuper ? 8 : 16), panel + header + 32, hasMins, isSuper, acc + 32)
-    if ((b & 7) == 7) factors += factorBytes(flags)
     x += xStride
     panel += header + 4 * OCTET
   }

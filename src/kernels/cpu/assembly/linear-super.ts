@@ -31,8 +31,12 @@ function dot1x16Six(x: usize, xStride: usize, panel: usize, blocks: usize, flags
   clear(acc, 64)
   const mask = sixMask(blocks)
   let factors = panel
-  let block = panel + (blocks >> 3) * factorBytes(flags)
+  let block = panel
   for (let b: usize = 0; b < blocks; b++) {
+    if ((b & 7) == 0) {
+      factors = block
+      block += factorBytes(flags)
+    }
     for (let side: usize = 0; side < 2; side++) {
       let subs = v128.load8x8_s(block + side * 8)
       const second = v128.load8x8_s(block + side * 8, 16)
@@ -65,7 +69,6 @@ function dot1x16Six(x: usize, xStride: usize, panel: usize, blocks: usize, flags
     }
     x += xStride
     block += superBlockBytes(true)
-    if ((b & 7) == 7) factors += factorBytes(flags)
   }
 }
 

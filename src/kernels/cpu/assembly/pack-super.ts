@@ -2,7 +2,7 @@
 import { halfOffset, raised, spread, toHalf } from './pack'
 import { MINS, OCTET } from './quantized-panel'
 import { packSix } from './six-bits'
-import { factorBytes, SUBS, superBlockBytes } from './super-panel'
+import { factorsAt, SUBS, superBlockAt, superBlockBytes } from './super-panel'
 
 /** Binary exponent of the lowest bit set in a f32 that is not 0. */
 // @ts-ignore: decorator
@@ -86,17 +86,16 @@ export function packSuperRow(
 ): bool {
   const blockBytes = superBlockBytes(isSix)
   const groups: usize = isSix ? 16 : 8
-  const blocks = panel + (cols >> 8) * factorBytes(flags)
   for (let s: usize = 0; s < cols >> 8; s++) {
-    const block = blocks + 8 * s * blockBytes + r
-    const factor = panel + s * factorBytes(flags) + halfOffset(r)
+    const block = superBlockAt(panel, s << 8, flags, isSix) + r
+    const factor = factorsAt(panel, s << 8, flags, isSix) + halfOffset(r)
     if (!packSubs(scales + (s * groups << 2), groups, blockBytes, block, factor, up)) return false
     if ((flags & MINS) != 0) {
       if (!packSubs(mins + (s * groups << 2), groups, blockBytes, block + 16, factor + 32, up)) return false
     }
   }
   for (let k: usize = 0; k < cols; k += 8) {
-    const to = blocks + (k >> 5) * blockBytes + SUBS
+    const to = superBlockAt(panel, k, flags, isSix) + SUBS
     if (isSix) {
       packSix(raised(load<u32>(codes + k)), raised(load<u32>(codes + k, 4)), r, k & 31, to)
     } else {

@@ -1,8 +1,9 @@
 // Panels of weights whose scales are integers times one factor for 256 columns of a row, as those of GGUF's K-quants are: 4.63 bits per weight
 // with minimums (Q4_K), 6.56 with codes of 6 bits in groups of 16 (Q6_K).
 //
-// A panel is [factors][blocks]: for each 256 columns f16 scales of 16 rows, and with minimums f16 scales of those; then for each 32 columns
-// [sub-scales i8 x 16][second ones, or of minimums, i8 x 16][nibbles as in a q4 panel, or codes of 6 bits (six-bits.ts)].
+// A panel has, for each 256 columns, f16 scales of 16 rows, and with minimums f16 scales of those, then for each 32 of the columns [sub-scales i8 x 16]
+// [second ones, or of minimums, i8 x 16][nibbles as in a q4 panel, or codes of 6 bits (six-bits.ts)]. All is read in the order in which it lies: a
+// second place to read from, such as all factors in front, halves the speed at which one row's product streams from memory.
 //
 // A sum of 32 columns is an exact integer, sub-scales included, and meets the two factors as in quantized-panel.ts; so do minimums.
 import { MINS, OCTET, spreadFour } from './quantized-panel'
@@ -24,6 +25,20 @@ export const SUBS: usize = 32
 @inline
 export function superBlockBytes(isSix: bool): usize {
   return SUBS + (isSix ? SIX_BYTES : 4 * OCTET)
+}
+
+/** Where the block of a column is, after its factors. */
+// @ts-ignore: decorator
+@inline
+export function superBlockAt(panel: usize, column: usize, flags: i32, isSix: bool): usize {
+  return panel + ((column >> 8) + 1) * factorBytes(flags) + (column >> 5) * superBlockBytes(isSix)
+}
+
+/** Where the factors of a column are. */
+// @ts-ignore: decorator
+@inline
+export function factorsAt(panel: usize, column: usize, flags: i32, isSix: bool): usize {
+  return superBlockAt(panel, column & ~255, flags, isSix) - factorBytes(flags)
 }
 
 // A block taken apart, for several rows: f32 scales, f32 minimums or (six bits) pairs of i16 that meet the sums of a row's two groups, i16
@@ -105,14 +120,17 @@ function spreadHeader(factors: usize, subs: usize, isSix: bool, dst: usize): voi
 /** Takes a panel apart, block by block. */
 export function spreadSuper(panel: usize, blocks: usize, flags: i32, isSix: bool, dst: usize): void {
   let factors = panel
-  let block = panel + (blocks >> 3) * factorBytes(flags)
+  let block = panel
   for (let b: usize = 0; b < blocks; b++) {
+    if ((b & 7) == 0) {
+      factors = block
+      block += factorBytes(flags)
+    }
     spreadHeader(factors, block, isSix, dst)
     spreadHeader(factors + 16, block + 8, isSix, dst + 32)
     if (isSix) spreadSix(block + SUBS, dst + SPREAD_CODES)
     else spreadFour(block + SUBS, dst + SPREAD_CODES)
     block += superBlockBytes(isSix)
-    if ((b & 7) == 7) factors += factorBytes(flags)
     dst += SPREAD_BYTES
   }
 }
