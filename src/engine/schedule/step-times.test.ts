@@ -26,6 +26,14 @@ it('says how many prompt tokens fit a time, beside the decode rows of the step',
   const beside = (numDecodeRows: number, numPrompts: number, mostMs = 100, numTokens = 50) =>
     times.prefillTokensBeside(numDecodeRows, { numPrompts, numTokens }, mostMs)
   expect(beside(2, 2)).toBe(Infinity)
+  // What decode rows take is not known yet: all that the flag allows, which may be anything.
+  const early = new StepTimes()
+  early.record(0, 50, 100)
+  for (const [mostMs, expected] of [
+    [100, 50],
+    [Infinity, Infinity],
+  ] as const)
+    expect(early.prefillTokensBeside(2, { numPrompts: 1, numTokens: 9 }, mostMs)).toBe(expected)
   times.record(2, 0, 40)
   times.record(2, 40, 80)
   // A millisecond each: as long as the decode rows take, or as the flag says.

@@ -96,11 +96,12 @@ export class StepTimes {
   prefillTokensBeside(numDecodeRows: number, { numPrompts, numTokens }: PromptBacklog, mostMs: number): number {
     const tokenMs = this.#prefillTokenMs
     if (tokenMs === null || tokenMs === 0) return Infinity
-    const decodeMs = this.ofRows(numDecodeRows) ?? mostMs
+    const decodeMs = this.ofRows(numDecodeRows)
+    if (decodeMs === null) return Math.max(MIN_PREFILL_TOKENS, Math.floor(mostMs / tokenMs))
     const isLong = numTokens * tokenMs > BACKLOG_STEPS * decodeMs
     const least = isLong ? BACKLOG_SHARE : LEAST_PREFILL_SHARE
     const shareMs = decodeMs * Math.min(1, Math.max(least, numPrompts / numDecodeRows))
-    const aheadMs = (this.ofRows(numDecodeRows + numPrompts) ?? mostMs) * PREFILL_STRETCH - decodeMs
+    const aheadMs = (this.ofRows(numDecodeRows + numPrompts) ?? decodeMs) * PREFILL_STRETCH - decodeMs
     const ms = Math.min(mostMs, Math.max(LEAST_PREFILL_MS, shareMs, aheadMs))
     return Math.max(MIN_PREFILL_TOKENS, Math.floor(ms / tokenMs))
   }
