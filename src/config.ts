@@ -64,6 +64,18 @@ export const COMMAND_OPTIONS = {
   json: { type: 'boolean' },
 } as const satisfies Options
 
+/** The commands that a flag of COMMAND_OPTIONS belongs to: with another one it would do nothing. */
+const COMMANDS_OF: Readonly<Partial<Record<keyof typeof COMMAND_OPTIONS, readonly CommandLine['command'][]>>> = {
+  level: ['trace validate'],
+  strict: ['rag index'],
+  to: ['trace convert'],
+  context: ['eval perplexity'],
+  'prompt-tokens': ['bench'],
+  'new-tokens': ['bench'],
+  repetitions: ['bench'],
+  json: ['bench', 'eval perplexity', 'eval choices'],
+}
+
 /**
  * Parses the command line over the environment over the defaults.
  * @throws ConfigError naming the flag or variable, what was expected and what was found.
@@ -101,7 +113,8 @@ export function parseCommandLine(
     const result = setting.type.safeParse(value.raw)
     if (!result.success) {
       const expected = result.error.issues[0]?.message ?? 'another value'
-      throw new ConfigError(`${where}: expected ${expected}, found ${JSON.stringify(value.raw)}`)
+      const found = setting.isSecret ? 'another' : withoutPasswords(JSON.stringify(value.raw))
+      throw new ConfigError(`${where}: expected ${expected}, found ${found}`)
     }
     values[setting.key] = result.data
   }
@@ -111,6 +124,7 @@ export function parseCommandLine(
       : parsed.values['version'] === true || first === 'version'
         ? 'version'
         : (named ?? 'serve')
+  requireFlagsOf(command, parsed.values)
   return {
     command,
     positionals,
@@ -128,6 +142,20 @@ export function parseCommandLine(
       repetitions: count('-r', 1, parsed.values['repetitions'] ?? '5'),
       isJson: parsed.values['json'] === true,
     },
+  }
+}
+
+/** What stands before the host of a URL is left out. */
+const withoutPasswords = (text: string): string => text.replaceAll(/\/\/[^"\s]*@/g, '//…@')
+
+/** Throws ConfigError for a flag of another command. */
+function requireFlagsOf(command: CommandLine['command'], given: Readonly<Record<string, ParsedValue>>): void {
+  if (command === 'help' || command === 'version') return
+  for (const [name, commands] of Object.entries(COMMANDS_OF)) {
+    if (given[name] === undefined || commands.includes(command)) continue
+    const option = Object.entries(COMMAND_OPTIONS).find(([option]) => option === name)?.[1]
+    const flag = option && 'short' in option ? `-${option.short}` : `--${name}`
+    throw new ConfigError(`${flag}: expected with ${commands.join(' or ')}, found with ${command}`)
   }
 }
 

@@ -1,9 +1,9 @@
 /** Loads engines, local or remote, as the configuration names them, and the files beside their models' weights. */
 import { existsSync } from 'node:fs'
-import { access, constants, mkdir, readdir, stat } from 'node:fs/promises'
+import { access, constants, readdir, stat } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { readText } from './regular-file.ts'
+import { makeFolder, readText } from './regular-file.ts'
 import { z } from 'zod'
 import type { Config } from './config.ts'
 import { loadChatTemplate } from './engine/chat/chat-template.ts'
@@ -237,7 +237,7 @@ function endIdsOf({ eosTokenIds, vocabSize }: ModelInfo, tokenizer: Tokenizer, l
 /** A folder that a flag names has to take files. Throws ModelError. */
 async function requireWritable(flag: string, folder: string): Promise<void> {
   try {
-    await mkdir(folder, { recursive: true, mode: 0o700 })
+    makeFolder(folder, 0o700)
     await access(folder, constants.W_OK)
   } catch (error) {
     const code = error instanceof Error && 'code' in error ? String(error.code) : String(error)

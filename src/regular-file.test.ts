@@ -8,7 +8,7 @@ import { localModel } from './engine/weights/model-path.ts'
 import { loadPlugins } from './observability/plugins.ts'
 import { resolveModel } from './rag/models.ts'
 import { indexNames } from './rag/stores/memory-local.ts'
-import { foundInstead, isMissing, readBytesSync, readText, readTextSync } from './regular-file.ts'
+import { foundInstead, isMissing, makeFolder, readBytesSync, readText, readTextSync } from './regular-file.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'miniserve-files-'))
 const at = (name: string) => join(folder, name)
@@ -72,5 +72,20 @@ describe('only regular files are read', () => {
     await expect(loadPlugins([at('pipe')], {} as never)).rejects.toThrow(
       'expected a JavaScript file, found a named pipe',
     )
+  })
+})
+
+describe('a folder that is made', () => {
+  it('is there with those above it, also when it was there before', () => {
+    makeFolder(at('new/one/more'))
+    makeFolder(at('new/one/more'))
+    writeFileSync(at('new/one/more/file'), 'a text')
+    expect(readTextSync(at('new/one/more/file'))).toBe('a text')
+  })
+
+  it('is refused below a file, and below /proc, where Node would look for one without end', () => {
+    expect(() => makeFolder(at('file/below'))).toThrow('ENOTDIR')
+    expect(() => makeFolder(at('file'))).toThrow('EEXIST')
+    expect(() => makeFolder('/proc/none/below')).toThrow('ENOENT')
   })
 })

@@ -1,9 +1,10 @@
 /**
- * Files whose paths come from people. Only regular files are opened: reading a named pipe would block a thread until something is written to it,
- * and a device may never end.
+ * Files and folders whose paths come from people. Only regular files are opened: reading a named pipe would block a thread until something is
+ * written to it, and a device may never end.
  */
-import { closeSync, constants, fstatSync, openSync, readFileSync, type Stats } from 'node:fs'
+import { closeSync, constants, fstatSync, mkdirSync, openSync, readFileSync, statSync, type Stats } from 'node:fs'
 import { type FileHandle, open } from 'node:fs/promises'
+import { dirname } from 'node:path'
 
 /** A path that leads to something other than a regular file. */
 class NotAFileError extends Error {
@@ -70,6 +71,21 @@ export function readBytesSync(path: string): Buffer {
 
 /** A file's UTF-8 text, at once. @throws as openFile. */
 export const readTextSync = (path: string): string => readBytesSync(path).toString('utf8')
+
+/** Makes a folder and those above it, as mkdir -p. Node's own recursive mkdir never returns below /proc. @throws the system's error. */
+export function makeFolder(path: string, mode = 0o777): void {
+  try {
+    mkdirSync(path, { mode })
+  } catch (error) {
+    if (isFolder(path)) return
+    const parent = dirname(path)
+    if (!isMissing(error) || parent === path) throw error
+    makeFolder(parent, mode)
+    mkdirSync(path, { mode })
+  }
+}
+
+const isFolder = (path: string): boolean => statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false
 
 const FOUND: Readonly<Record<string, string>> = {
   ENOENT: 'no such file',

@@ -161,4 +161,22 @@ describe('a chat template', () => {
     await writeFile(join(directory, 'chat_template.jinja'), `file${SHOWN}`)
     expect((await loadChatTemplate(directory, tokenizer))?.render([user])).toBe('file hi ')
   })
+
+  it('names the flag of a template file that cannot be used', async () => {
+    const use = async (name: string, text?: string) => {
+      const file = join(directory, name)
+      if (text !== undefined) await writeFile(file, text)
+      return loadChatTemplate(directory, createByteTokenizer(), file)
+    }
+    await expect(use('none.jinja')).rejects.toThrow(
+      /^--chat-template .*none\.jinja: expected a Jinja template, found no such file$/,
+    )
+    await expect(use('.')).rejects.toThrow(/^--chat-template .*: expected a Jinja template, found a folder$/)
+    await expect(use('blank.jinja', ' \n')).rejects.toThrow(
+      /^--chat-template .*: expected a Jinja template, found an empty file$/,
+    )
+    await expect(use('broken.jinja', '{% if x %}')).rejects.toThrow(
+      /^--chat-template .*: chat template: cannot be parsed/,
+    )
+  })
 })

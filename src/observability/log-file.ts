@@ -2,9 +2,10 @@
  * The log file, written by sonic-boom without buffering delays. It is rotated by size, and opened again if somebody removes or renames it. A
  * failing disk costs lines, never a request.
  */
-import { mkdirSync, renameSync, type Stats, statSync } from 'node:fs'
+import { renameSync, type Stats, statSync } from 'node:fs'
 import { dirname } from 'node:path'
 import sonicBoom from 'sonic-boom'
+import { makeFolder } from '../regular-file.ts'
 
 const MAX_BUFFERED_BYTES = 8 * 1024 * 1024
 /** How often a write checks that the path still names the open file. */
@@ -158,20 +159,6 @@ export class LogFile {
     if (this.#hasFailed) return
     this.#hasFailed = true
     this.#onError(error)
-  }
-}
-
-/** Like mkdir -p. Node's recursive mkdir never returns for paths below /proc. */
-function makeFolder(path: string): void {
-  try {
-    mkdirSync(path)
-  } catch (error) {
-    const code = error instanceof Error && 'code' in error ? error.code : undefined
-    if (fileAt(path)?.isDirectory()) return
-    const parent = dirname(path)
-    if (code !== 'ENOENT' || parent === path) throw error
-    makeFolder(parent)
-    mkdirSync(path)
   }
 }
 

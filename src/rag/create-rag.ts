@@ -1,4 +1,5 @@
 /** Builds retrieval from its options: models, reader, store and the bundled index. */
+import { statSync } from 'node:fs'
 import { join } from 'node:path'
 import { bundledIndex } from './bundled.ts'
 import { createDocumentReader } from './document-reader.ts'
@@ -10,7 +11,7 @@ import { modelThreads, type EngineDevice, resolveEmbedder, resolveModel, type St
 import { RagService } from './service.ts'
 import { createMemoryStore } from './stores/memory.ts'
 import { createPgvectorStore } from './stores/pgvector.ts'
-import type { IndexStore } from './vector-index.ts'
+import { INDEX_NAME_WORDS, type IndexStore, isIndexName } from './vector-index.ts'
 import type { WorkerDeathListener } from './worker-rpc.ts'
 
 export interface RagOptions {
@@ -51,8 +52,13 @@ export interface RagOptions {
 
 export const DEFAULT_RERANK_BUDGET_MS = 1000
 
-/** Builds retrieval. Nothing is loaded or opened before it is needed. @throws RagError model_unavailable for a configured model that is missing */
+/**
+ * Builds retrieval. Nothing is loaded or opened before it is needed.
+ * @throws RagError model_unavailable for a configured model that is missing, invalid_request for another setting that cannot work
+ */
 export function createRag(options: RagOptions): RagService {
+  if (!isIndexName(options.defaultIndex))
+    throw new RagError('invalid_request', `--rag-index: expected ${INDEX_NAME_WORDS}, found "${options.defaultIndex}"`)
   const models = createModelWorkers(options.onWorkerDeath)
   const { cacheDir: hubCacheDir, ...hub } = options.hub
   const downloadDir = join(options.cacheDir, 'transformers')
@@ -102,6 +108,8 @@ export const BUNDLED_EMBEDDER = 'mini-embedder'
 function createStore({ store, storeUrl, dataDir, onWorkerDeath }: RagOptions): IndexStore {
   switch (store) {
     case 'memory':
+      if (statSync(dataDir, { throwIfNoEntry: false })?.isDirectory() === false)
+        throw new RagError('invalid_request', `--data-dir ${dataDir}: expected a folder, found a file`)
       return createMemoryStore(join(dataDir, 'rag'), onWorkerDeath)
     case 'pgvector':
       if (storeUrl === null)

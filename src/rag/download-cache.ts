@@ -1,8 +1,8 @@
 /** A cache of downloaded model files for @xenova/transformers. The library's own cache writes in place, so a file cut off by a kill would stay. */
 import { randomUUID } from 'node:crypto'
-import { mkdir, rename, rm, writeFile } from 'node:fs/promises'
+import { rename, rm, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
-import { readFile } from '../regular-file.ts'
+import { makeFolder, readFile } from '../regular-file.ts'
 
 /** The interface that the library expects. Keys are URLs; the library also asks for local paths, which are never cached. */
 interface DownloadCache {
@@ -31,7 +31,7 @@ export function downloadCache(folder: string, endpoint: string): DownloadCache {
     async put(key, response) {
       const path = pathOf(key)
       if (!path) return
-      await mkdir(dirname(path), { recursive: true })
+      makeFolder(dirname(path))
       const partial = `${path}.${randomUUID()}.partial`
       try {
         await writeFile(partial, new Uint8Array(await response.arrayBuffer()))

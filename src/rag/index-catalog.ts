@@ -2,7 +2,14 @@
 import { parseStoredName, SERVER_ACCESS, storedName, type IndexAccess } from './access.ts'
 import type { BundledIndex } from './bundled.ts'
 import { indexNotFound, RagError } from './errors.ts'
-import { isIndexName, type IndexInfo, type IndexSpec, type IndexStore, type VectorIndex } from './vector-index.ts'
+import {
+  INDEX_NAME_WORDS,
+  isIndexName,
+  type IndexInfo,
+  type IndexSpec,
+  type IndexStore,
+  type VectorIndex,
+} from './vector-index.ts'
 
 /** The name of the bundled index. */
 export const BUNDLED_INDEX = 'docs'
@@ -40,11 +47,7 @@ export class IndexCatalog {
   checkedName(name: string | null): string {
     const wanted = name ?? this.#parts.defaultIndex
     if (isIndexName(wanted) || (this.#access.isAdmin && parseStoredName(wanted))) return wanted
-    throw new RagError(
-      'invalid_request',
-      'index: expected up to 64 letters, digits, dots, dashes and underscores',
-      'index',
-    )
+    throw new RagError('invalid_request', `index: expected ${INDEX_NAME_WORDS}`, 'index')
   }
 
   /**

@@ -179,6 +179,9 @@ export interface IndexStore {
 
 export const INDEX_NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/
 
+/** What INDEX_NAME takes, for messages. */
+export const INDEX_NAME_WORDS = 'up to 64 letters, digits, dots, dashes and underscores'
+
 /** Whether a name is valid for an index. It becomes the name of a file and a key in a table. */
 export const isIndexName = (name: string): boolean => INDEX_NAME.test(name)
 

@@ -1,8 +1,8 @@
 /** API keys: who may call, which traces a caller may see, and the salt that separates callers in the prefix cache. */
 import { createHash, createHmac, randomBytes, timingSafeEqual } from 'node:crypto'
-import { mkdirSync, writeFileSync } from 'node:fs'
+import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { readBytesSync } from '../regular-file.ts'
+import { makeFolder, readBytesSync } from '../regular-file.ts'
 import { SERVER_ACCESS, type IndexAccess } from '../rag/access.ts'
 import type { FileKey, KeyLimits } from './key-file.ts'
 
@@ -136,7 +136,7 @@ export function loadSecret(cacheDir: string): Buffer {
   }
   const secret = randomBytes(32)
   try {
-    mkdirSync(cacheDir, { recursive: true })
+    makeFolder(cacheDir)
     writeFileSync(path, secret, { mode: 0o600 })
   } catch {
     // A read-only folder: every start then has new salts.

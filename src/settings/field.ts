@@ -7,7 +7,7 @@ export interface FieldMeta {
   readonly env?: string
   readonly value?: string
   readonly help: string
-  /** A variable that is set and blank is refused: what should have filled it is missing. */
+  /** Messages do not quote it. A variable that is set and blank is refused: what should have filled it is missing. */
   readonly isSecret?: true
   /** What `--help` and the docs print as the default when it is not the plain value. */
   readonly defaultText?: string

@@ -1,6 +1,6 @@
 /** Retrieval: indexes, stores and their models. */
 import { field } from './field.ts'
-import { fusionWeights, choiceOf, nonEmptyText } from './values.ts'
+import { fusionWeights, choiceOf, nonEmptyText, postgresUrl } from './values.ts'
 
 export const retrievalSettings = {
   ragIndex: field(nonEmptyText.default('docs'), {
@@ -13,7 +13,7 @@ export const retrievalSettings = {
     value: 'memory|pgvector',
     help: 'where indexes are stored',
   }),
-  ragStoreUrl: field(nonEmptyText.nullable().default(null), {
+  ragStoreUrl: field(postgresUrl.nullable().default(null), {
     flag: 'rag-store-url',
     env: 'MINISERVE_RAG_STORE_URL',
     value: 'URL',

@@ -20,7 +20,7 @@ export const seconds = (max: number) =>
 /** Bytes, with an optional unit. */
 export const size = z
   .string()
-  .regex(/^\d+(\.\d+)?\s*(k|m|g|ki|mi|gi|kb|mb|gb|kib|mib|gib)?$/i, 'a size such as 512M or 2G')
+  .regex(/^(\d+|\d+(\.\d+)?\s*(k|m|g|ki|mi|gi|kb|mb|gb|kib|mib|gib))$/i, 'a size such as 512M or 2G')
   .transform(parseSize)
 
 export const share = z
@@ -29,7 +29,10 @@ export const share = z
   .transform(Number)
 
 export const kvCacheMemory = z.union(
-  [share.transform((value) => ({ share: value })), size.transform((bytes) => ({ bytes }))],
+  [
+    share.refine((value) => value > 0).transform((value) => ({ share: value })),
+    size.refine((bytes) => bytes > 0).transform((bytes) => ({ bytes })),
+  ],
   { error: 'a size such as 4G, or a share such as 0.8' },
 )
 
@@ -64,8 +67,15 @@ export const choiceOf = <const T extends readonly [string, ...string[]]>(values:
     .transform((value) => values.find((known) => known.toLowerCase() === value.toLowerCase()) ?? value)
     .pipe(z.enum(values, { error: `one of ${values.join(', ')}` }))
 
+/** As pg takes them. */
+export const postgresUrl = z.string().regex(/^postgres(?:ql)?:\/\/\S+$/, 'a URL that begins with postgres://')
 export const nonEmptyText = z.string().min(1, 'a value')
-export const secret = z.string().trim().min(1, 'a key that is not blank')
+/** Of bytes that every client writes alike into a header. */
+export const secret = z
+  .string()
+  .trim()
+  .min(1, 'a key that is not blank')
+  .regex(/^[\x20-\x7e]+$/, 'a key of ASCII characters')
 /** Of an API, to which paths are added. Messages do not quote it: it may have a password. */
 export const baseUrl = z.string().refine(
   (text) => {

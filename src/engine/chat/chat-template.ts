@@ -60,14 +60,23 @@ export async function loadChatTemplate(
   file: string | null = null,
 ): Promise<ChatTemplate | null> {
   if (file !== null) {
-    const source = await readIfPresent(file)
-    if (source === null)
-      throw new ModelError(`--chat-template ${file}: not found; expected a file with a Jinja template`)
-    return createChatTemplate(source, tokenizer)
+    return fileTemplate(file, tokenizer)
   }
   const own = await loadOwnTemplate(path, tokenizer)
   if (own !== null || tokenizer.tokenId('<|im_start|>') === null || tokenizer.tokenId('<|im_end|>') === null) return own
   return createChatTemplate(CHATML, tokenizer)
+}
+
+/** Throws ModelError naming the flag. */
+async function fileTemplate(file: string, tokenizer: Tokenizer): Promise<ChatTemplate> {
+  try {
+    const source = await readText(file)
+    if (source.trim() === '') throw new ModelError('expected a Jinja template, found an empty file')
+    return createChatTemplate(source, tokenizer)
+  } catch (error) {
+    const why = error instanceof ModelError ? error.message : `expected a Jinja template, found ${foundInstead(error)}`
+    throw new ModelError(`--chat-template ${file}: ${why}`, { cause: error })
+  }
 }
 
 async function loadOwnTemplate(path: string, tokenizer: Tokenizer): Promise<ChatTemplate | null> {

@@ -4,8 +4,9 @@
  * or belongs to something else, is ignored with a log line.
  */
 import { createHash } from 'node:crypto'
-import { mkdir, open, readdir, readFile, rename, rm, stat } from 'node:fs/promises'
+import { open, readdir, readFile, rename, rm, stat } from 'node:fs/promises'
 import { join } from 'node:path'
+import { makeFolder } from '../../regular-file.ts'
 import type { BlockHash } from '../schedule/prefix-cache.ts'
 
 /** A full block with its place in the chain. */
@@ -69,7 +70,7 @@ export class KvTiers {
   async scan(): Promise<void> {
     const folder = this.#folder
     if (folder === null) return
-    await mkdir(folder, { recursive: true, mode: 0o700 })
+    makeFolder(folder, 0o700)
     const files = await Promise.all(
       (await readdir(folder)).map(async (name) => {
         const [, hash] = NAME.exec(name) ?? []

@@ -2,8 +2,9 @@
  * Finds the local path of a model given as a hub id. What the standard Hugging Face cache holds is used without any request. What it lacks is downloaded
  * into the cache's own layout (models--ORG--NAME/{refs, blobs, snapshots}), so that other tools can use it too.
  */
-import { mkdir, readdir, readFile, stat, writeFile } from 'node:fs/promises'
+import { readdir, readFile, stat, writeFile } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
+import { makeFolder } from '../../regular-file.ts'
 import { ModelError, type ProgressListener } from '../runner/runner.ts'
 import { exists, localModel, partsOf } from './model-path.ts'
 import { type Blob, fetchBlob, type HubClient, linkBlob, describeBlob, requestHub } from './hub-download.ts'
@@ -217,8 +218,8 @@ class Repository {
     const totalBytes = blobs.reduce((sum, { blob }) => sum + blob.bytes, 0)
     let doneBytes = 0
     const snapshot = join(this.#folder, 'snapshots', sha)
-    await mkdir(snapshot, { recursive: true })
-    await mkdir(join(this.#folder, 'blobs'), { recursive: true })
+    makeFolder(snapshot)
+    makeFolder(join(this.#folder, 'blobs'))
     // Small files come first, so that an unknown architecture or a missing tokenizer can be seen early in the folder.
     for (const { file, blob } of blobs.sort((a, b) => a.blob.bytes - b.blob.bytes)) {
       const before = doneBytes
@@ -227,10 +228,10 @@ class Repository {
         this.#options.onProgress?.(doneBytes, totalBytes)
       })
       doneBytes = before + blob.bytes
-      await mkdir(dirname(join(snapshot, file)), { recursive: true })
+      makeFolder(dirname(join(snapshot, file)))
       await linkBlob(join(this.#folder, 'blobs', blob.etag), join(snapshot, file))
     }
-    await mkdir(join(this.#folder, 'refs'), { recursive: true })
+    makeFolder(join(this.#folder, 'refs'))
     await writeFile(join(this.#folder, 'refs', REVISION), sha)
     return chosen.gguf === null ? snapshot : join(snapshot, chosen.gguf)
   }

@@ -4,10 +4,10 @@
  * checksum, and a damaged file is never served.
  */
 import { createHash } from 'node:crypto'
-import { mkdir, open, type FileHandle, readdir, rename, rm } from 'node:fs/promises'
+import { open, type FileHandle, readdir, rename, rm } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { crc32 } from 'node:zlib'
-import { openFile } from '../../regular-file.ts'
+import { makeFolder, openFile } from '../../regular-file.ts'
 import type { Backend, ExpertsUse, MatrixUse, StoredMatrix } from '../../kernels/backend.ts'
 import type { ExpertMatrix, Matrix, MatrixData, MatrixFormat, MatrixRows } from '../../kernels/ops.ts'
 import type { ProgressListener } from '../runner/runner.ts'
@@ -226,7 +226,7 @@ export class PackingLoader implements WeightLoader {
   static async create(path: string, backend: Backend, source: WeightSource): Promise<PackingLoader> {
     const loader = new PackingLoader(path, backend, source)
     try {
-      await mkdir(dirname(path), { recursive: true })
+      makeFolder(dirname(path))
       loader.#file = await open(loader.#part, 'w')
     } catch (error) {
       await loader.#abandon(error)

@@ -1,9 +1,10 @@
 /** The memory store in the calling thread: a folder with one file per index, each loaded on first use. */
-import { existsSync, mkdirSync, readdirSync, rmSync, statSync } from 'node:fs'
+import { existsSync, readdirSync, rmSync, statSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { parseStoredName, storedName } from '../access.ts'
 import { RagError, storeUnavailable, systemReasonOf } from '../errors.ts'
-import { checkSpec, type IndexSpec, type IndexStore } from '../vector-index.ts'
+import { makeFolder } from '../../regular-file.ts'
+import { checkSpec, INDEX_NAME_WORDS, type IndexSpec, type IndexStore } from '../vector-index.ts'
 import { withFileLock } from './file-lock.ts'
 import { createIndexFile } from './index-file.ts'
 import { JournaledIndex } from './journaled-index.ts'
@@ -15,11 +16,7 @@ const TENANT_EXTENSION = '.key'
 /** Validates the stored name of a new index. @throws RagError invalid_request */
 export function checkName(name: string): void {
   if (parseStoredName(name)) return
-  throw new RagError(
-    'invalid_request',
-    'index: expected up to 64 letters, digits, dots, dashes and underscores',
-    'index',
-  )
+  throw new RagError('invalid_request', `index: expected ${INDEX_NAME_WORDS}`, 'index')
 }
 
 /** The path of an index file; null for a name that no index can have. */
@@ -167,7 +164,7 @@ export class LocalMemoryStore implements IndexStore {
     const path = indexPath(this.#folder, name)
     if (path === null) throw new Error('a name that checkName lets pass has a path')
     try {
-      mkdirSync(dirname(path), { recursive: true })
+      makeFolder(dirname(path))
       await withFileLock(`${path}.lock`, () => {
         // Another process may have made it while this one waited.
         if (!existsSync(path) || statSync(path).size === 0) createIndexFile(path, name, spec)
