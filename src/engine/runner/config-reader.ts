@@ -2,6 +2,9 @@
 import type { RopeParameters } from './rope.ts'
 import { ModelError } from './runner.ts'
 
+/** More layers than any model has. */
+export const MAX_LAYERS = 4096
+
 /** Typed access to an untrusted config. Every method but `raw` throws ModelError that names the file and the field. */
 export class ConfigReader {
   readonly path: string
@@ -32,6 +35,13 @@ export class ConfigReader {
   size(key: string, fallback?: number): number {
     const value = this.number(key, fallback)
     if (!Number.isInteger(value) || value < 1 || value > 1 << 24) this.fail(key, 'a positive integer')
+    return value
+  }
+
+  /** num_hidden_layers, bounded before lists with an item per layer are made. */
+  numLayers(): number {
+    const value = this.size('num_hidden_layers')
+    if (value > MAX_LAYERS) this.fail('num_hidden_layers', `at most ${MAX_LAYERS}`)
     return value
   }
 

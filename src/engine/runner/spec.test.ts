@@ -139,6 +139,7 @@ const REFUSED: [string, object, RegExp][] = [
   ['a name of the prototype', { architectures: ['toString'] }, /unknown architecture "toString"/],
   ['a size that is text', { hidden_size: '32' }, /m\/config.json: hidden_size should be a number, found "32"/],
   ['a negative size', { num_hidden_layers: -1 }, /num_hidden_layers should be a positive integer, found -1/],
+  ['more layers than any model has', { num_hidden_layers: 1e7 }, /num_hidden_layers should be at most 4096, found/],
   ['a giant size', { vocab_size: 1e12 }, /vocab_size should be a positive integer/],
   [
     'heads that do not divide',

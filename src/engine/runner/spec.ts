@@ -135,7 +135,7 @@ export function parseSpec(
   )
 
   const hiddenSize = config.size('hidden_size')
-  const numLayers = config.size('num_hidden_layers')
+  const numLayers = config.numLayers()
   const numHeads = config.size('num_attention_heads')
   const numKvHeads = config.size('num_key_value_heads', numHeads)
   const headDim = config.size('head_dim', hiddenSize / numHeads)

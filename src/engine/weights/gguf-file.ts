@@ -3,6 +3,7 @@ import type { FileHandle } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
 import { foundInstead, isMissing, openFile } from '../../regular-file.ts'
 import type { MatrixData, MatrixRows } from '../../kernels/ops.ts'
+import { MAX_LAYERS } from '../runner/config-reader.ts'
 import { ModelError, type ProgressListener } from '../runner/runner.ts'
 import { BLOCK_FORMATS, blockTypeName } from './gguf-blocks.ts'
 import { type GgufHeader, type GgufTensor, type GgufValue, type GgufValues, readGgufHeader } from './gguf-header.ts'
@@ -32,9 +33,6 @@ interface Placed extends TensorInfo {
   /** The number of heads whose rows the converter permuted; null: it permuted none. */
   readonly permutedHeads: number | null
 }
-
-/** More than any model has: a header is not trusted with the size of a list. */
-const MAX_LAYERS = 1 << 16
 
 /** Typed access to metadata. */
 export class GgufMetadata {

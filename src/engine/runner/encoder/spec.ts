@@ -103,7 +103,7 @@ export function parseEncoderSpec(path: string, json: Readonly<Record<string, unk
   const hiddenSize = config.size('hidden_size')
   const numHeads = config.size('num_attention_heads')
   const headDim = config.size('head_dim', hiddenSize / numHeads)
-  const numLayers = config.size('num_hidden_layers')
+  const numLayers = config.numLayers()
   const positions = config.size('max_position_embeddings', family.maxPositions)
   const name = config.raw('hidden_act') ?? family.activation
   const activation = typeof name === 'string' ? ACTIVATIONS[name] : undefined
