@@ -73,7 +73,7 @@ export function fileKind(source: string): FileKind | null {
   return null
 }
 
-/** The format of a text by its source; plain text if the source does not tell. */
+/** The format of a text by its source; plain text if the source does not show it. */
 export function formatOfText(source: string): DocumentFormat {
   const kind = fileKind(source)
   return kind === null || kind === 'jsonl' || kind === 'pdf' || kind === 'docx' ? 'text' : kind

@@ -27,7 +27,7 @@ const tensorInfo = z.object({
   data_offsets: z.tuple([z.int().nonnegative(), z.int().nonnegative()]),
 })
 
-/** Whether a folder holds static embeddings. */
+/** Whether a folder contains static embeddings. */
 export function isStaticModel(folder: string): boolean {
   if (!existsSync(join(folder, WEIGHTS_FILE)) || !existsSync(join(folder, 'config.json'))) return false
   try {

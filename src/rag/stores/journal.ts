@@ -5,7 +5,7 @@
  *   "MSRAGIX1"  header  segment?  record*      record = length u32 | crc32(payload) u32 | crc32(those 8 bytes) u32 | payload
  *   payload = jsonLength u32 | JSON | f32 vectors                                       everything little-endian
  *
- * The header is the first record and tells whether a segment follows. A document is one record, so it is present as a whole or not at all. A file is
+ * The header is the first record and shows whether a segment follows. A document is one record, so it is present as a whole or not at all. A file is
  * created under another name and renamed, and afterwards only appended to. A crash at any byte therefore leaves whole records and at most one torn
  * record at the end: readers stop before it, and the next writer cuts it off. Any other damage is reported. The length has its own checksum, because
  * a damaged length would look like a torn record, and the writer would cut off good records.

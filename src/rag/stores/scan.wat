@@ -2,7 +2,7 @@
 ;; scan(query, rows, numRows, stride, out): query [stride], rows [numRows, stride], out [numRows]; byte offsets into the memory,
 ;; stride in floats, a multiple of 8 (rows are padded with zeros). Two accumulators hide the latency of the additions.
 ;; Neither four accumulators nor four rows at a time were faster: from 10,000 rows on the loop waits for memory.
-;; scan.wasm is this file assembled; stores/memory-index.test.ts holds the two against each other.
+;; scan.wasm is this file assembled; stores/memory-index.test.ts compares the two.
 (module
   (import "env" "memory" (memory 1 65536))
   (func (export "scan") (param $query i32) (param $rows i32) (param $numRows i32) (param $stride i32) (param $out i32)
