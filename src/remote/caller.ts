@@ -10,6 +10,7 @@ import {
   type RemoteChoice,
   type RemoteChunk,
   remoteRefusal,
+  upstreamError,
 } from './response-wire.ts'
 import type { CallOutcome, Lease, Upstreams } from './upstreams.ts'
 
@@ -46,7 +47,7 @@ export class UpstreamCaller {
     const { upstreams } = this.#options
     const text = textOf(prompt)
     const first = upstreams.lease(text, request.cacheSalt)
-    if (first === null) throw new EngineError('upstream_error', 'no remote engine is configured')
+    if (first === null) throw upstreamError('no remote engine is configured')
     const again = (error: unknown): Promise<OpenCall> => {
       const isHopeless = signal.aborted || !isWorthRetrying(error)
       const second = isHopeless ? null : upstreams.lease(text, request.cacheSalt, first.upstream)
@@ -112,7 +113,7 @@ export class UpstreamCaller {
         const answer = await readResponseJson(response).catch(() => null)
         throw remoteRefusal(response.status, answer, response.headers.get('retry-after'))
       }
-      if (response.body === null) throw new EngineError('upstream_error', 'the remote engine answered without a body')
+      if (response.body === null) throw upstreamError('the remote engine answered without a body')
       const whole = await this.#withIdleTimeout(readWholeAnswer(response))
       // Its stream is read once the request's other calls are accepted as well: what has come by then is not known before.
       isSilent = false
@@ -147,7 +148,7 @@ export class UpstreamCaller {
       }
       // The finish reason is what says that an answer is whole; [DONE] is a courtesy that some servers leave out.
       if (finished.size < numChoices) {
-        throw new EngineError('upstream_error', 'the remote engine ended its stream without finishing every choice')
+        throw upstreamError('the remote engine ended its stream without finishing every choice')
       }
       outcome = 'ok'
     } catch (error) {

@@ -1,8 +1,7 @@
 /** One choice of a remote engine's answer while it arrives. */
 import type { FinishReason } from '../engine/events.ts'
-import { EngineError } from '../engine/request.ts'
 import type { ToolCallDelta } from '../engine/request.ts'
-import type { RemoteToolCall } from './response-wire.ts'
+import { type RemoteToolCall, upstreamError } from './response-wire.ts'
 import type { MutableCounters } from '../engine/schedule/sequence.ts'
 
 export interface RemoteChoiceState {
@@ -47,10 +46,7 @@ export function nextToolCall(
   if (call >= 0) return { index: call, id: null, name: null, arguments: args }
   const next = state.callIds.length
   if (name === null || (index !== null && index > next))
-    throw new EngineError(
-      'upstream_error',
-      `the remote engine sent a piece of call ${index ?? next} before its beginning`,
-    )
+    throw upstreamError(`the remote engine sent a piece of call ${index ?? next} before its beginning`)
   const given = id ?? `call_${next}`
   state.callIds.push(given)
   if (index !== null) state.callsByIndex.set(index, next)

@@ -1,7 +1,7 @@
 /** The Engine interface over OpenAI-compatible engines elsewhere: the same pipeline, retrieval and traces around them. */
 import { EventBus } from '../engine/event-bus.ts'
 import type { EngineSubscriber, FinishReason, StopKind } from '../engine/events.ts'
-import { EngineError } from '../engine/request.ts'
+import { drainingError, EngineError, invalidField, newEngineCounts, shutdownError } from '../engine/request.ts'
 import type { Engine, EngineStats, GenerationRequest, GenerationStream } from '../engine/request.ts'
 import { RequestStream } from '../engine/requests/request-stream.ts'
 import { newCounters } from '../engine/schedule/sequence.ts'
@@ -9,7 +9,7 @@ import { DeadlinePassed, type OpenCall, type UpstreamCaller } from './caller.ts'
 import { newRemoteChoice, nextToolCall } from './choice.ts'
 import type { RemoteChoiceState } from './choice.ts'
 import { reasonOf } from './models.ts'
-import { numTokensOf, type RemoteChoice, type RemoteChunk } from './response-wire.ts'
+import { numTokensOf, type RemoteChoice, type RemoteChunk, upstreamError } from './response-wire.ts'
 
 /** One prompt's call to the other engine: `n` choices over one stream. */
 interface Call {
@@ -38,7 +38,7 @@ export class RemoteEngine implements Engine {
   readonly #active = new Set<ActiveRequest>()
   readonly #idleListeners: (() => void)[] = []
   #state: 'running' | 'draining' = 'running'
-  #stats = { prefixCacheQueries: 0, prefixCacheHits: 0, promptTokens: 0, generationTokens: 0 }
+  readonly #counts = newEngineCounts()
 
   constructor(
     modelName: string,
@@ -85,10 +85,7 @@ export class RemoteEngine implements Engine {
       numWaitingTokens: 0,
       numBlocks: 0,
       numFreeBlocks: 0,
-      numPreemptions: 0,
-      numDraftTokens: 0,
-      numAcceptedTokens: 0,
-      ...this.#stats,
+      ...this.#counts,
       upstreams: this.#caller.states(),
     }
   }
@@ -108,7 +105,7 @@ export class RemoteEngine implements Engine {
   }
 
   #shutDown(): void {
-    for (const { control } of this.#active) control.abort(new EngineError('shutdown', 'the server is shutting down'))
+    for (const { control } of this.#active) control.abort(shutdownError())
   }
 
   /** Runs a request to its end; never rejects. */
@@ -120,14 +117,9 @@ export class RemoteEngine implements Engine {
         ? undefined
         : setTimeout(() => control.abort(new DeadlinePassed()), Math.max(0, request.deadlineMs - performance.now()))
     try {
-      if (this.#state === 'draining')
-        throw new EngineError('draining', 'the server is shutting down and takes no new requests')
+      if (this.#state === 'draining') throw drainingError()
       if (request.promptLogprobs >= 0) {
-        throw new EngineError(
-          'invalid_request',
-          'echo: log-probabilities of the prompt are not available from a remote engine',
-          'echo',
-        )
+        throw invalidField('echo', 'log-probabilities of the prompt are not available from a remote engine')
       }
       for (let i = 0; i < request.prompts.length; i++) active.calls.push(this.#queue(request, i))
       // Accepted by all before the first event: a refusal is a status, not the first frame of a stream.
@@ -197,7 +189,7 @@ export class RemoteEngine implements Engine {
   #deliver(active: ActiveRequest, call: Call, chunk: RemoteChoice): void {
     const state = call.choices[chunk.index]
     if (state === undefined)
-      throw new EngineError('upstream_error', `the remote engine sent choice ${chunk.index} of ${call.choices.length}`)
+      throw upstreamError(`the remote engine sent choice ${chunk.index} of ${call.choices.length}`)
     const { counters, choice } = state
     const atMs = performance.now()
     const numTokens = numTokensOf(chunk)
@@ -205,7 +197,7 @@ export class RemoteEngine implements Engine {
       counters.numGeneratedTokens += numTokens
       // Pieces of text are not quite tokens: twice as many as were asked for are no rounding, and what is held for them has to end.
       if (counters.numGeneratedTokens > 2 * Math.min(active.request.maxTokens, this.maxModelLen) + 16)
-        throw new EngineError('upstream_error', 'the remote engine sent more tokens than requested')
+        throw upstreamError('the remote engine sent more tokens than requested')
       if (counters.firstTokenMs === null) {
         counters.firstTokenMs = atMs
         counters.prefillChunks = 1
@@ -241,9 +233,9 @@ export class RemoteEngine implements Engine {
   #settle(active: ActiveRequest, call: Call, usage: RemoteChunk['usage']): void {
     const { stream, request } = active
     if (usage !== null) {
-      this.#stats.promptTokens += usage.promptTokens
-      this.#stats.prefixCacheQueries += usage.promptTokens
-      this.#stats.prefixCacheHits += usage.cachedTokens
+      this.#counts.promptTokens += usage.promptTokens
+      this.#counts.prefixCacheQueries += usage.promptTokens
+      this.#counts.prefixCacheHits += usage.cachedTokens
       stream.push({ type: 'prompt', promptIndex: call.promptIndex, tokenIds: null, numTokens: usage.promptTokens })
       // A chunk may have several tokens; only the sum over the choices is reported.
       const counted = call.choices.reduce((sum, { counters }) => sum + counters.numGeneratedTokens, 0)
@@ -263,7 +255,7 @@ export class RemoteEngine implements Engine {
       counters.numMissTokens = counters.numPromptTokens - counters.numCachedTokens
       counters.missReason = counters.numCachedTokens > 0 ? 'none' : 'cold'
       if (request.maxTokens === 0) counters.scoredMs = performance.now()
-      this.#stats.generationTokens += counters.numGeneratedTokens
+      this.#counts.generationTokens += counters.numGeneratedTokens
       this.#finish(request, state, reason ?? 'stop', null)
       stream.push({
         type: 'finished',
@@ -328,7 +320,5 @@ class ClientGone extends Error {
 
 function failureOf(error: unknown): EngineError | ClientGone {
   if (error instanceof EngineError || error instanceof ClientGone) return error
-  return new EngineError('upstream_error', `the remote engine cannot be reached (${reasonOf(error)})`, null, {
-    cause: error,
-  })
+  return upstreamError(`the remote engine cannot be reached (${reasonOf(error)})`, error)
 }

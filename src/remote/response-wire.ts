@@ -3,6 +3,11 @@ import { createParser } from 'eventsource-parser'
 import { EngineError } from '../engine/request.ts'
 import type { ChoiceLogprob } from '../engine/request.ts'
 
+/** The error of a remote engine that failed, or sent what cannot be used. */
+export function upstreamError(message: string, cause?: unknown): EngineError {
+  return new EngineError('upstream_error', message, null, { cause })
+}
+
 /** One chunk of a stream, completions or chat, in the engine's terms. */
 export interface RemoteChunk {
   /** The answer's id at the other engine. */
@@ -82,10 +87,7 @@ async function* readServerSentEvents(body: AsyncIterable<Uint8Array>): AsyncGene
     numPending += piece.length
     parser.feed(piece)
     if (numPending > MAX_EVENT_CHARACTERS) {
-      throw new EngineError(
-        'upstream_error',
-        `the remote engine sent an event of over ${MAX_EVENT_CHARACTERS} characters`,
-      )
+      throw upstreamError(`the remote engine sent an event of over ${MAX_EVENT_CHARACTERS} characters`)
     }
     for (const data of take()) {
       if (data.trim() === '[DONE]') return
@@ -101,7 +103,7 @@ function parseJson(text: string): unknown {
   try {
     return JSON.parse(text)
   } catch (cause) {
-    throw new EngineError('upstream_error', 'the remote engine sent a chunk that is not JSON', null, { cause })
+    throw upstreamError('the remote engine sent a chunk that is not JSON', cause)
   }
 }
 
@@ -113,11 +115,11 @@ export async function readWholeAnswer(response: Response): Promise<RemoteChunk |
   const type = response.headers.get('content-type')?.split(';')[0]?.trim().toLowerCase() ?? ''
   if (type === 'text/html') {
     const message = 'the remote engine answered with a page in HTML; does its address lead to an API?'
-    throw new EngineError('upstream_error', message)
+    throw upstreamError(message)
   }
   if (type !== 'application/json') return null
   const answer = await readResponseJson(response).catch((cause: unknown) => {
-    throw new EngineError('upstream_error', NOT_JSON, null, { cause })
+    throw upstreamError(NOT_JSON, cause)
   })
   const { error } = object(answer)
   if (error === undefined || error === null) return parseChunk(answer)
@@ -141,7 +143,7 @@ function parseChunk(value: unknown): RemoteChunk {
     const { type, code } = object(failure)
     // What is wrong with the request may show only when it is scheduled, under 200.
     if (count(code) >= 400 && count(code) < 500) throw remoteRefusal(count(code), value, null)
-    throw new EngineError('upstream_error', `the remote engine failed while it answered (${describe({ type, code })})`)
+    throw upstreamError(`the remote engine failed while it answered (${describe({ type, code })})`)
   }
   return {
     id: typeof chunk.id === 'string' && /^[\w.:-]{1,128}$/.test(chunk.id) ? chunk.id : null,
@@ -160,7 +162,7 @@ function parseChoice(value: unknown): RemoteChoice {
     reasoning,
   } = object(choice.delta ?? choice.message)
   const { stop_reason: stopReason, finish_reason: finishReason, text } = choice
-  if (finishReason === 'error') throw new EngineError('upstream_error', 'the remote engine failed while it answered')
+  if (finishReason === 'error') throw upstreamError('the remote engine failed while it answered')
   return {
     index: count(choice.index),
     text: typeof text === 'string' ? text : textOfContent(content),
@@ -280,12 +282,9 @@ export function remoteRefusal(status: number, body: unknown, retryAfter: string 
     return new EngineError('upstream_timeout', `the remote engine took too long (${facts})`)
   if (status >= 300 && status < 400) {
     // Prompts go to the address that was configured and to no other.
-    return new EngineError(
-      'upstream_error',
-      `the remote engine answers with a redirect, which is not followed (${facts})`,
-    )
+    return upstreamError(`the remote engine answers with a redirect, which is not followed (${facts})`)
   }
-  return new EngineError('upstream_error', `the remote engine failed (${facts})`)
+  return upstreamError(`the remote engine failed (${facts})`)
 }
 
 /** A day: a clock that is wrong there must not keep clients here away for years. */

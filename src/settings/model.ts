@@ -3,6 +3,10 @@ import { z } from 'zod'
 import { field } from './field.ts'
 import { integer, choiceOf, nonEmptyText } from './values.ts'
 
+/** Formats of function calls; the engine has the same names. */
+const TOOL_CALL_FORMATS = ['command_a', 'deepseek_v3', 'deepseek_v31', 'functiongemma', 'gemma4', 'glm45', 'hermes', 'kimi_k2', 'lfm2', 'llama3_json', 'minimax_m2', 'mistral', 'mistral_args', 'openai', 'pythonic', 'qwen3_coder', 'seed_oss'] as const // prettier-ignore
+const REASONING_FORMATS = ['command_a', 'gemma4', 'kimi_vl', 'mistral', 'openai_gptoss', 'qwen3', 'seed_oss'] as const
+
 export const modelSettings = {
   models: field(z.array(nonEmptyText).default([]), {
     flag: 'model',
@@ -42,22 +46,16 @@ export const modelSettings = {
     help: "Jinja template to use instead of the model's own",
     defaultText: "the model's own, else ChatML where the vocabulary has its marks",
   }),
-  toolCallParser: field(
-    choiceOf(['auto', 'command_a', 'deepseek_v3', 'deepseek_v31', 'functiongemma', 'gemma4', 'glm45', 'hermes', 'kimi_k2', 'lfm2', 'llama3_json', 'minimax_m2', 'mistral', 'mistral_args', 'openai', 'pythonic', 'qwen3_coder', 'seed_oss', 'none']).default('auto'), // prettier-ignore
-    {
-      flag: 'tool-call-parser',
-      value: 'NAME',
-      help: 'format of function calls: auto detects it from the chat template, none leaves calls in the text; or one of command_a, deepseek_v3, deepseek_v31, functiongemma, gemma4, glm45, hermes, kimi_k2, lfm2, llama3_json, minimax_m2, mistral, mistral_args, openai, pythonic, qwen3_coder, seed_oss',
-    },
-  ),
-  reasoningParser: field(
-    choiceOf(['auto', 'command_a', 'gemma4', 'kimi_vl', 'mistral', 'openai_gptoss', 'qwen3', 'seed_oss', 'none']).default('auto'), // prettier-ignore
-    {
-      flag: 'reasoning-parser',
-      value: 'NAME',
-      help: 'format of the reasoning before an answer: auto detects it from the chat template, none leaves reasoning in the text; or one of command_a, gemma4, kimi_vl, mistral, openai_gptoss, qwen3, seed_oss',
-    },
-  ),
+  toolCallParser: field(choiceOf(['auto', ...TOOL_CALL_FORMATS, 'none']).default('auto'), {
+    flag: 'tool-call-parser',
+    value: 'NAME',
+    help: `format of function calls: auto detects it from the chat template, none leaves calls in the text; or one of ${TOOL_CALL_FORMATS.join(', ')}`,
+  }),
+  reasoningParser: field(choiceOf(['auto', ...REASONING_FORMATS, 'none']).default('auto'), {
+    flag: 'reasoning-parser',
+    value: 'NAME',
+    help: `format of the reasoning before an answer: auto detects it from the chat template, none leaves reasoning in the text; or one of ${REASONING_FORMATS.join(', ')}`,
+  }),
   quantization: field(choiceOf(['none', 'q8', 'q4']).default('none'), {
     flag: 'quantization',
     value: 'none|q8|q4',

@@ -1,4 +1,4 @@
-/** Messages to a prompt, through the model's own template. */
+/** Renders messages as a prompt with the model's chat template. */
 import { randomBytes } from 'node:crypto'
 import { join } from 'node:path'
 import { foundInstead, isMissing, readText } from '../../regular-file.ts'
@@ -6,7 +6,7 @@ import { BoundedTemplate } from './bounded-template.ts'
 import { TemplateRefusal } from './jinja/errors.ts'
 import { templateArguments } from './tool-arguments.ts'
 import { withDeadline } from '../threads/deadline.ts'
-import { EngineError } from '../request.ts'
+import { EngineError, invalidField } from '../request.ts'
 import type { ChatMessage, ToolDefinition } from '../request.ts'
 import { ModelError } from '../runner/runner.ts'
 import type { Tokenizer } from '../tokenizer.ts'
@@ -15,44 +15,44 @@ import { isFolder } from '../weights/model-path.ts'
 
 interface RenderOptions {
   readonly tools?: readonly ToolDefinition[]
-  /** The prompt ends inside the last message, which the model goes on with, instead of where the assistant's turn begins. */
+  /** The prompt ends inside the last message, which the model continues, instead of at the beginning of the assistant's turn. */
   readonly continueFinalMessage?: boolean
-  /** Left out: unless the final message is continued. */
+  /** Default: true, unless the final message is continued. */
   readonly addGenerationPrompt?: boolean
-  /** Variables of the template besides those that every one gets. */
+  /** Further variables for the template. */
   readonly templateArguments?: Readonly<Record<string, unknown>>
 }
 
-/** What templates know of the vocabulary. */
+/** The part of a tokenizer that templates use. */
 type TurnTokens = Pick<Tokenizer, 'bosToken' | 'eosToken'>
 
-/** What a template is compiled from. */
+/** The Jinja sources of a template. */
 export interface TemplateSources {
   readonly plain: string
-  /** Of the one for requests that bring tools; null: there is none of its own. */
+  /** The template for requests with tools; null: there is no separate one. */
   readonly withTools: string | null
 }
 
 export interface ChatTemplate {
-  /** What it was compiled from; of two, the one that tells of tools, which says how they are called. */
+  /** Its Jinja source. If there are two, the one for tools, which shows the format of function calls. */
   readonly source: string
   readonly sources: TemplateSources
   /**
-   * The prompt of a conversation. Throws EngineError invalid_request for what the template refuses, and, naming it, for what it would
-   * leave out: a turn of a role that it does not know, tools where it has no place for them.
+   * The prompt of a conversation. Throws EngineError invalid_request if the template refuses it, or would silently omit a part of it, such as a
+   * message with an unknown role, or tools.
    */
   render(messages: readonly ChatMessage[], options?: RenderOptions): string
 }
 
-/** Of models without a template: ChatML, which most that know any form of conversation were trained on. */
+/** Used for models without a template: ChatML, the most common format of conversations in training. */
 const CHATML = `{%- for message in messages -%}
 {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' -}}
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}`
 
 /**
- * The template of `file`, else of the model: a folder (chat_template.jinja, else tokenizer_config.json) or a .gguf file; ChatML where it has
- * none and its vocabulary has ChatML's marks, else null. Throws ModelError.
+ * Loads the template from `file`, else from the model: a folder (chat_template.jinja, else tokenizer_config.json) or a .gguf file. A model without
+ * a template gets ChatML if its vocabulary has ChatML's markers, else null. Throws ModelError.
  */
 export async function loadChatTemplate(
   path: string,
@@ -125,15 +125,15 @@ class ChatTemplatePair implements ChatTemplate {
   }
 }
 
-/** Not part of any conversation, and looked for in the rendered prompt: plain letters and digits, which no way of writing text changes. */
+/** Inserted to find out what a template shows. Plain letters and digits, which no filter changes, and random, so that no conversation has them. */
 const MARK = randomBytes(8).toString('hex')
 const mark = (name: string | number): string => `${MARK}x${name}x`
 const END_MARK = mark('end')
 
-/** How long a template may take: whole conversations of known ones take milliseconds. */
+/** Time limit of a template. Known templates take milliseconds for long conversations. */
 const RENDER_MS = 2_000
 
-/** Shapes of conversations that are known to be shown whole. */
+/** Limit on remembered shapes of conversations that a template shows completely. */
 const MAX_KNOWN_SHAPES = 256
 
 /** Compiles a Jinja template. Throws ModelError when it cannot be parsed. */
@@ -204,15 +204,15 @@ class JinjaChatTemplate implements ChatTemplate {
     } catch (error) {
       if (error instanceof TemplateRefusal)
         throw refused(`the model's chat template refuses them (${messageOf(error)})`, error)
-      // Not the caller's: no other conversation would help.
+      // The fault is the model's. No other conversation would help.
       const message = `the model's chat template cannot be rendered (${messageOf(error)}); --chat-template takes another`
       throw new EngineError('engine_error', message, null, { cause: error })
     }
   }
 
   /**
-   * Templates pass over what they do not know without a word, so each shape of a conversation is rendered once with marks in it. Role
-   * developer is OpenAI's newer name for system; few templates know it. Most take the arguments of calls as objects, and some as text.
+   * Templates silently omit what they do not know, so each shape of a conversation is rendered once with marks in it. The role developer is
+   * OpenAI's newer name for system, which few templates know. Most templates take the arguments of calls as objects, some as text.
    */
   #adaptation(messages: readonly ChatMessage[], tools: readonly ToolDefinition[]): Adaptation {
     const shape = `${tools.length > 0 ? 'tools' : ''} ${messages.map(shapeOf).join(' ')}`
@@ -224,7 +224,7 @@ class JinjaChatTemplate implements ChatTemplate {
     return found
   }
 
-  /** Throws EngineError where the template shows the conversation in no way. */
+  /** Throws EngineError if no adaptation makes the template show the whole conversation. */
   #findAdaptation(messages: readonly ChatMessage[], tools: readonly ToolDefinition[]): Adaptation {
     const hasDeveloper = messages.some(({ role }) => role === 'developer')
     const hasCalls = messages.some(({ toolCalls = [] }) => toolCalls.length > 0)
@@ -233,7 +233,7 @@ class JinjaChatTemplate implements ChatTemplate {
     const reasoningKeys = REASONING_KEYS.filter((key) => new RegExp(`\\b${key}\\b`).test(this.source))
     for (const hasTextArguments of hasCalls ? [false, true] : [false]) {
       for (const isDeveloperSystem of hasDeveloper ? [false, true] : [false]) {
-        // gpt-oss takes no thought beside a text and a call.
+        // gpt-oss accepts no reasoning beside a text and a call.
         for (const keys of hasReasoning ? [reasoningKeys, []] : [[]]) {
           const adaptation = { hasTextArguments, isDeveloperSystem, reasoningKeys: keys }
           try {
@@ -269,7 +269,7 @@ class JinjaChatTemplate implements ChatTemplate {
     }
     const rendered = render(markFunction)
     if (tools.length > 0 && !rendered.includes(mark('tools'))) {
-      throw new EngineError('invalid_request', "tools: the model's chat template does not support tools", 'tools')
+      throw invalidField('tools', "the model's chat template does not support tools")
     }
     // Where a call's id says which function it is of, its name may be left out.
     const isCallShown = (text: string) => messages.every(({ toolCalls = [] }, i) => toolCalls.length === 0 || text.includes(mark(`call${i}`))) // prettier-ignore
@@ -284,17 +284,17 @@ class JinjaChatTemplate implements ChatTemplate {
   }
 }
 
-/** What a conversation has to be for a template to show all of it. */
+/** How a conversation must be presented so that the template shows all of it. */
 interface Adaptation {
   readonly isDeveloperSystem: boolean
   readonly hasTextArguments: boolean
-  /** What the template calls the thoughts of earlier turns. */
+  /** The template's names for the reasoning of earlier turns. */
   readonly reasoningKeys: readonly string[]
 }
 
 const REASONING_KEYS = ['reasoning_content', 'reasoning', 'thinking'] as const
 
-/** What decides whether a template shows a message, as far as one can tell without knowing the template. */
+/** The features of a message that decide whether a template shows it. */
 function shapeOf({ role, content, reasoning, toolCalls = [] }: ChatMessage): string {
   return `${role}${reasoning === undefined ? '' : '?'}${content === '' ? '' : '+'}${toolCalls.length === 0 ? '' : '()'}`
 }
@@ -340,9 +340,7 @@ function markFunction(tool: unknown, markName: string): unknown {
   return { ...tool, function: { ...inner, name: `${String(inner.name ?? '')}${mark(markName)}` } }
 }
 
-function refused(message: string, cause?: unknown): EngineError {
-  return new EngineError('invalid_request', `messages: ${message}`, 'messages', { cause })
-}
+const refused = (problem: string, cause?: unknown): EngineError => invalidField('messages', problem, cause)
 
 function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error)

@@ -1,11 +1,11 @@
-/** Prompts to token ids: text through the tokenizer, messages through the model's template before. */
+/** Encodes prompts as token ids: text with the tokenizer, messages with the model's chat template first. */
 import type { ChatTemplate } from './chat-template.ts'
-import { EngineError } from '../request.ts'
+import { EngineError, invalidField } from '../request.ts'
 import type { PromptInput } from '../request.ts'
 import type { Tokenizer } from '../tokenizer.ts'
 import { DeadlineError, withDeadline } from '../threads/deadline.ts'
 
-/** Where a tokenizer's patterns are not known: how long a text may take, by the clock, on a machine that is busy with other things too. */
+/** Time limit of a text if the tokenizer's patterns are unknown, generous enough for a busy machine. */
 const DEADLINE_MS = 2000
 const DEADLINE_MS_PER_CHARACTER = 0.02
 /** Too short for any pattern to take long. */
@@ -33,7 +33,7 @@ export class PromptEncoder {
     return this.#checkBytes(countBytes(messages) + countBytes(tools) + countBytes(templateArguments), 'messages')
   }
 
-  /** Whether it takes time in proportion to the prompt, whatever the model's files say. */
+  /** Whether encoding takes time proportional to the prompt, whatever the model's files say. */
   isQuick(prompt: PromptInput): boolean {
     return 'ids' in prompt || ('text' in prompt && this.#isLinear(prompt.text))
   }
@@ -43,15 +43,14 @@ export class PromptEncoder {
     if ('ids' in prompt) return prompt.ids
     if ('text' in prompt) return this.#encode(prompt.text, 'prompt', options)
     if (this.#chatTemplate === null) {
-      throw new EngineError(
-        'invalid_request',
-        'messages: this model has no chat template; use /v1/completions, or start the server with --chat-template FILE',
+      throw invalidField(
         'messages',
+        'this model has no chat template; use /v1/completions, or start the server with --chat-template FILE',
       )
     }
     this.check(prompt)
     const { messages, tools = [], addGenerationPrompt, templateArguments = {} } = prompt
-    // What people write is data: only the template may begin and end turns.
+    // Special tokens in messages are escaped: only the template may begin and end turns.
     const escape = (text: string) => this.#tokenizer.escapeSpecialTokens(text)
     const text = this.#chatTemplate.render(mapStrings(messages, escape), {
       tools: mapStrings(tools, escape),
@@ -70,8 +69,8 @@ export class PromptEncoder {
       return withDeadline(ms, () => this.#tokenizer.encode(text, options))
     } catch (error) {
       if (!(error instanceof DeadlineError)) throw error
-      const message = `${param}: the model's tokenizer.json takes too long over this text (${error.message}); its patterns or replacements grow faster than the text`
-      throw new EngineError('invalid_request', message, param, { cause: error })
+      const problem = `the model's tokenizer.json takes too long for this text (${error.message}); the cost of its patterns or replacements grows faster than the text`
+      throw invalidField(param, problem, error)
     }
   }
 
@@ -94,7 +93,7 @@ function countBytes(value: unknown): number {
   return Object.entries(value).reduce((sum, [key, item]) => sum + Buffer.byteLength(key) + countBytes(item), 0)
 }
 
-/** The same value with every string in it changed, keys included. */
+/** A copy of the value with every string changed, keys included. */
 function mapStrings<T>(value: T, map: (text: string) => string): T
 function mapStrings(value: unknown, map: (text: string) => string): unknown {
   if (typeof value === 'string') return map(value)

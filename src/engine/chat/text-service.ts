@@ -1,12 +1,12 @@
 /**
- * Prompts to token ids and back, without holding up the thread that serves. Short texts are done at once, which costs less than sending them
- * elsewhere. Long ones, and whatever takes longer than it should (a template or a pattern of a model's own), are done by a thread with a
- * tokenizer of its own, whose memory is there from the first long text on.
+ * Encodes prompts and decodes tokens without blocking the serving thread. Short texts are processed at once, which costs less than sending them to
+ * another thread. Long texts, and short ones that take too long (because of a model's template or patterns), are processed by a thread with its own
+ * tokenizer, which is loaded for the first of them.
  */
 import { PromptEncoder } from './prompt-encoder.ts'
 import type { ChatTemplate } from './chat-template.ts'
 import type { TextAnswer, TextCall, TextRefusal, TextThreadData } from './text-protocol.ts'
-import { EngineError } from '../request.ts'
+import { EngineError, invalidField, shutdownError } from '../request.ts'
 import type { PromptInput, TextOptions } from '../request.ts'
 import { builtEntry } from '../threads/built-entry.ts'
 import { DeadlineError, withDeadline } from '../threads/deadline.ts'
@@ -14,23 +14,23 @@ import { KillableThread } from '../threads/killable-thread.ts'
 import { ThreadQueue } from '../threads/thread-queue.ts'
 import type { Tokenizer } from '../tokenizer.ts'
 
-/** Characters of a request's prompts that are tokenized at once: some 10 ms at the worst, where a thread's answer takes a fraction of one. */
+/** Characters of a request's prompts that are tokenized at once: some 10 ms at worst. */
 const MAX_SHORT_CHARACTERS = 2048
-/** Tokens that are made text at once: likewise. */
+/** Tokens that are decoded at once. */
 const MAX_SHORT_TOKENS = 8192
-/** Short texts that take longer, because of the model's own patterns or template, go to the thread after all. */
+/** Short texts that take longer, because of the model's patterns or template, go to the thread. */
 const SHORT_MS = 40
-/** After so many of them in a row no more are tried: it was not a pause of this process. */
+/** After this many of them in a row, short texts are no longer tried at once: the cause was not a pause of this process. */
 const MAX_LATE = 3
-/** Characters that go to the thread together. Between two lots other tenants have their turn. */
+/** Characters per call of the thread. Other tenants have their turn between two calls. */
 const LOT_CHARACTERS = 64 * 1024
-/** What any text may take, and some hundred times what a character takes. */
+/** Time limit of a text: a constant, and some hundred times the usual time per character. */
 const TIMEOUT_MS = 10_000
 const TIMEOUT_MS_PER_CHARACTER = 0.1
-/** About what loading another tokenizer takes. */
+/** About the time to load another tokenizer. */
 const GRACE_MS = 1000
 const LOAD_TIMEOUT_MS = 120_000
-/** Texts that may wait, of all tenants and of one. */
+/** Limits on waiting texts, of all tenants and of one. */
 const MAX_WAITING = 128
 const MAX_WAITING_PER_TENANT = 32
 
@@ -38,7 +38,7 @@ const MAX_WAITING_PER_TENANT = 32
 export class TextService {
   readonly #tokenizer: Tokenizer
   readonly #encoder: PromptEncoder
-  /** null: the tokenizer was not loaded from a file, and everything is done at once. */
+  /** null: the tokenizer was not loaded from a file, so everything is processed at once. */
   readonly #queue: ThreadQueue<TextCall, TextAnswer> | null
   #numLate = 0
 
@@ -50,7 +50,7 @@ export class TextService {
     this.#queue = data === null ? null : openQueue(data)
   }
 
-  /** Token ids of prompts that are short enough to be tokenized at once; null: the others. Throws as encode(). */
+  /** Token ids of prompts that are short enough to be encoded at once, else null. Throws as encode(). */
   encodeNow(
     prompts: readonly PromptInput[],
     { addSpecialTokens = true }: TextOptions = {},
@@ -92,7 +92,7 @@ export class TextService {
     return encoded
   }
 
-  /** Decode token ids. Throws EngineError queue_full where too many texts wait; and the signal's reason. */
+  /** Decodes token ids. Throws EngineError queue_full if too many texts wait, and the signal's reason. */
   async decode(ids: readonly number[], options: TextOptions = {}): Promise<string> {
     const { skipSpecialTokens = false } = options
     if (this.#queue === null || ids.length <= MAX_SHORT_TOKENS)
@@ -104,7 +104,7 @@ export class TextService {
 
   /** Ends the thread; idempotent. */
   async close(): Promise<void> {
-    await this.#queue?.close(new EngineError('shutdown', 'the server is shutting down'))
+    await this.#queue?.close(shutdownError())
   }
 
   /** null: it takes too long for this thread. */
@@ -138,7 +138,7 @@ function tooSlow(call: TextCall, timeoutMs: number): EngineError {
   const isMessages = call.kind === 'encode' && call.prompts.some((prompt) => 'messages' in prompt)
   const param = isMessages ? 'messages' : call.kind === 'encode' ? 'prompt' : 'tokens'
   const seconds = Math.round(timeoutMs / 1000)
-  return new EngineError('invalid_request', `${param}: tokenizing it takes longer than ${seconds} s`, param)
+  return invalidField(param, `tokenizing it takes longer than ${seconds} s`)
 }
 
 function openQueue(data: TextThreadData): ThreadQueue<TextCall, TextAnswer> {

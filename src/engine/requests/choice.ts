@@ -1,6 +1,6 @@
 /** One choice being generated: turns tokens into events with text, and decides when the choice ends. */
 import type { FinishReason, StopKind } from '../events.ts'
-import type { GrammarMatcher } from '../structured/grammar.ts'
+import type { GrammarMatcher } from '../structured/grammar-protocol.ts'
 import type { ReasoningParser } from '../reasoning/reasoning-format.ts'
 import type { ChoiceLogprob, GenerationRequest, TokenEvent, ToolCallDelta } from '../request.ts'
 import type { TokenLogprobs } from '../runner/runner.ts'

@@ -4,7 +4,7 @@ import { adapterOf, checkPrompt, checkQueue, checkRequest, checkSize, createSequ
 import type { QueueBounds } from './admission.ts'
 import { Choice } from './choice.ts'
 import type { EventBus } from '../event-bus.ts'
-import type { GrammarMatcher } from '../structured/grammar.ts'
+import type { GrammarMatcher } from '../structured/grammar-protocol.ts'
 import type { CompiledRules, OutputControl, OutputRules } from '../output-control.ts'
 import type { ReasoningFormat } from '../reasoning/reasoning-format.ts'
 import { createReasoningParser } from '../reasoning/reasoning-parser.ts'

@@ -1,6 +1,6 @@
 /**
- * Deterministic automata over characters: what is needed where several rules hold for one text at once (a pattern and a length), or where a
- * pattern looks ahead. Made by Brzozowski's derivatives: a state is the language of what may still follow.
+ * Deterministic automata over characters. They are needed when several rules apply to one text (a pattern and a length), or when a pattern looks
+ * ahead. Built with Brzozowski derivatives: a state is the language of the texts that may still follow.
  */
 import { complement, EVERY, intersection } from './code-points.ts'
 import type { CodePoints } from './code-points.ts'
@@ -10,7 +10,7 @@ import type { Regex } from './regex.ts'
 import { Unenforceable } from './unenforceable.ts'
 
 export interface Automaton {
-  /** State 0 is where a text begins; from each state an end can be reached. */
+  /** A text begins in state 0. An end can be reached from every state. */
   readonly states: readonly AutomatonState[]
 }
 
@@ -22,44 +22,26 @@ export interface AutomatonState {
 const MAX_STATES = 4000
 const MAX_DERIVATIVES = 200_000
 const MAX_CLASSES = 200
-/** Parts of languages put together, a second's work. */
+/** Limit on the parts of combined languages: about a second of work. */
 const MAX_WORK = 400_000
-/** Counted repetitions of what looks ahead, written out. */
+/** Limit on counted repetitions of a pattern that looks ahead, which are expanded. */
 const MAX_LOOKING = 60
 
-/** A language; equal ones are one object as far as that shows cheaply. */
-type Term =
-  | { readonly id: number; readonly kind: 'never' | 'empty'; readonly isNullable: boolean }
-  | { readonly id: number; readonly kind: 'set'; readonly classes: ReadonlySet<number>; readonly isNullable: false }
-  | {
-      readonly id: number
-      readonly kind: 'then'
-      readonly first: Term
-      readonly rest: Term
-      readonly isNullable: boolean
-    }
-  | { readonly id: number; readonly kind: 'or' | 'and'; readonly parts: readonly Term[]; readonly isNullable: boolean }
-  | { readonly id: number; readonly kind: 'not'; readonly of: Term; readonly isNullable: boolean }
-  /** A pattern that looks ahead, any number of times, and then the rest. */
-  | {
-      readonly id: number
-      readonly kind: 'loop'
-      readonly of: Regex
-      readonly rest: Term
-      readonly isNullable: boolean
-    }
-  | {
-      readonly id: number
-      readonly kind: 'repeat'
-      readonly of: Term
-      readonly min: number
-      readonly max: number
-      readonly isNullable: boolean
-    }
+/** A language. Equal languages are one object, as far as that can be determined cheaply. */
+type Term = { readonly id: number; readonly isNullable: boolean } & (
+  | { readonly kind: 'never' | 'empty' }
+  | { readonly kind: 'set'; readonly classes: ReadonlySet<number> }
+  | { readonly kind: 'then'; readonly first: Term; readonly rest: Term }
+  | { readonly kind: 'or' | 'and'; readonly parts: readonly Term[] }
+  | { readonly kind: 'not'; readonly of: Term }
+  /** Any number of repetitions of a pattern that looks ahead, and then the rest. */
+  | { readonly kind: 'loop'; readonly of: Regex; readonly rest: Term }
+  | { readonly kind: 'repeat'; readonly of: Term; readonly min: number; readonly max: number }
+)
 
 /**
- * The texts that are in every one of the languages; null where there is none. Throws Unenforceable for what takes too many states, and for
- * a look-ahead inside of a repetition.
+ * The texts that belong to all of the languages and to none of the excluded ones; null if there are none. Throws Unenforceable if there are too
+ * many states, and for a look-ahead inside a repetition.
  */
 export function intersect(languages: readonly Regex[], excluded: readonly Regex[] = []): Automaton | null {
   const builder = new Builder([...languages, ...excluded])
@@ -93,7 +75,7 @@ function explore(builder: Builder, start: Term): Automaton | null {
   return withoutDeadEnds(states)
 }
 
-/** The texts that both accept; null where there are none. Throws Unenforceable for too many states. */
+/** The texts that both automata accept; null if there are none. Throws Unenforceable for too many states. */
 export function product(a: Automaton, b: Automaton): Automaton | null {
   const numbers = new Map([['0 0', 0]])
   const pairs: [number, number][] = [[0, 0]]
@@ -149,7 +131,7 @@ function withoutDeadEnds(states: readonly AutomatonState[]): Automaton | null {
 }
 
 class Builder {
-  /** Disjoint sets of characters that no rule tells apart. */
+  /** Disjoint sets of characters that no rule distinguishes. */
   readonly classes: readonly CodePoints[]
   readonly never: Term
   readonly empty: Term
@@ -168,7 +150,7 @@ class Builder {
     return classes.flatMap((i) => this.classes[i] ?? []).toSorted(([a], [b]) => a - b)
   }
 
-  /** The language of `node` with `rest` behind it. */
+  /** The language of `node` followed by `rest`. */
   term(node: Regex, rest: Term): Term {
     switch (node.kind) {
       case 'set':
@@ -182,7 +164,7 @@ class Builder {
         if (node.max === 1) return this.#or([this.term(node.of, rest), ...(node.min === 0 ? [rest] : [])])
         return this.#then(this.#repeat(this.term(node.of, this.empty), node.min, node.max), rest)
       case 'look': {
-        // What it sees goes on to the end of the text, whatever that is.
+        // A look-ahead sees everything up to the end of the text.
         const seen = this.term(wholly(sequence({ kind: 'start' }, open(node.ahead))), this.empty)
         return this.and([rest, node.isNegated ? this.not(seen) : seen])
       }
@@ -193,7 +175,7 @@ class Builder {
     }
   }
 
-  /** A repetition of what depends on all that follows it. */
+  /** A repetition of a pattern that depends on everything after it. */
   #looking({ of, min, max }: { readonly of: Regex; readonly min: number; readonly max: number }, rest: Term): Term {
     if (isNullable(of) || Math.max(min, max === Infinity ? 0 : max) > MAX_LOOKING)
       throw new Unenforceable('a look-ahead inside of a repetition')
@@ -232,7 +214,7 @@ class Builder {
     return this.#make(`not ${of.id}`, (id) => ({ id, kind: 'not', of, isNullable: !of.isNullable }))
   }
 
-  /** What may follow once a character of the class was read. */
+  /** The language of what may follow a character of the class. */
   derivative(term: Term, i: number): Term {
     const key = `${term.id} ${i}`
     const known = this.#derivatives.get(key)
@@ -301,7 +283,7 @@ class Builder {
     if (max <= 0 || of.kind === 'empty') return this.empty
     if (of.kind === 'never') return min === 0 ? this.empty : this.never
     if (min === 1 && max === 1) return of
-    // Of what may be nothing, any number of times is at least as many as asked for.
+    // If a repetition may be empty, any number of repetitions satisfies the minimum.
     const least = of.isNullable ? 0 : min
     const isNullable = least === 0
     return this.#make(`repeat ${of.id} ${least} ${max}`, (id) => ({
@@ -327,7 +309,7 @@ function ids(terms: readonly Term[]): string {
   return terms.map(({ id }) => id).join(',')
 }
 
-/** A look-ahead sees a beginning of what follows, unless it ends with an anchor: then all of it. */
+/** The language of a look-ahead: it matches a beginning of the following text, or all of it if it ends with an anchor. */
 function open(ahead: Regex): Regex {
   const endsAnchored = (node: Regex): boolean =>
     node.kind === 'end' ||
@@ -338,7 +320,7 @@ function open(ahead: Regex): Regex {
   return { kind: 'choice', parts: ahead.parts.map(open) }
 }
 
-/** The coarsest partition of all characters that no set of the languages cuts. */
+/** The coarsest partition of all characters in which every set of the languages is a union of classes. */
 function partition(languages: readonly Regex[]): CodePoints[] {
   const sets = new Map<string, CodePoints>()
   const collect = (node: Regex): void => {

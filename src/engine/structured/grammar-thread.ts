@@ -1,13 +1,13 @@
-/** The threads of structured output: one compiles grammars, another hosts the matchers of those that are compiled. */
+/** The threads of structured output: one compiles grammars, the other hosts their matchers. */
 import type { Network } from './byte-grammar.ts'
-import type { GrammarAnswer, GrammarCall, GrammarVocabulary } from './grammar-protocol.ts'
+import type { GrammarAnswer, GrammarCall, GrammarMatcher, GrammarVocabulary } from './grammar-protocol.ts'
 import { builtEntry } from '../threads/built-entry.ts'
 import { KillableThread } from '../threads/killable-thread.ts'
 import { Unenforceable } from './unenforceable.ts'
 
 type GrammarThread = KillableThread<GrammarCall, GrammarAnswer>
 
-/** null: it only compiles. Calls reject with Unenforceable for what cannot be had. */
+/** Starts a thread. Without a vocabulary it only compiles. Calls reject with Unenforceable for constraints that cannot be enforced. */
 export function startGrammarThread(vocabulary: GrammarVocabulary | null): GrammarThread {
   return new KillableThread({
     name: 'the grammar thread',
@@ -26,7 +26,7 @@ export class MatcherHost {
     this.#thread = startGrammarThread(vocabulary)
   }
 
-  /** Its grammars are gone. */
+  /** Whether the thread has ended and lost its grammars. */
   get isEnded(): boolean {
     return this.#thread.isEnded
   }
@@ -39,47 +39,28 @@ export class MatcherHost {
     this.#thread.notify({ kind: 'drop', key })
   }
 
-  /** A matcher of a grammar that was loaded here. */
-  async createMatcher(key: string): Promise<ThreadMatcher> {
+  /** Creates a matcher of a loaded grammar, for one sequence. */
+  async createMatcher(key: string): Promise<GrammarMatcher> {
     const matcher = this.#nextMatcher++
     await this.#thread.call({ kind: 'create', key, matcher })
-    return new ThreadMatcher(
-      async (tokens) => (await this.#thread.call({ kind: 'mask', matcher, tokens })).mask ?? new Uint32Array(0),
-      () => this.#thread.notify({ kind: 'close', matcher }),
-    )
+    let tokens: number[] = []
+    let isClosed = false
+    return {
+      accept: (token) => void tokens.push(token),
+      mask: async () => {
+        const call = { kind: 'mask', matcher, tokens } as const
+        tokens = []
+        return (await this.#thread.call(call)).mask ?? new Uint32Array(0)
+      },
+      close: () => {
+        if (!isClosed) this.#thread.notify({ kind: 'close', matcher })
+        isClosed = true
+      },
+    }
   }
 
   /** Idempotent. */
   close(): Promise<void> {
     return this.#thread.close()
-  }
-}
-
-/** Follows one sequence through its grammar. */
-class ThreadMatcher {
-  readonly #ask: (tokens: readonly number[]) => Promise<Uint32Array>
-  readonly #release: () => void
-  #tokens: number[] = []
-  #isClosed = false
-
-  constructor(ask: (tokens: readonly number[]) => Promise<Uint32Array>, release: () => void) {
-    this.#ask = ask
-    this.#release = release
-  }
-
-  accept(token: number): void {
-    this.#tokens.push(token)
-  }
-
-  mask(): Promise<Uint32Array> {
-    const tokens = this.#tokens
-    this.#tokens = []
-    return this.#ask(tokens)
-  }
-
-  close(): void {
-    if (this.#isClosed) return
-    this.#isClosed = true
-    this.#release()
   }
 }

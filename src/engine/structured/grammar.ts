@@ -1,41 +1,31 @@
 /**
- * Structured output: a grammar compiled once for each form that is asked for, a matcher a sequence, and the mask of the tokens that may come
- * next. One thread compiles, schemas read included, and is ended when that takes too long or nobody waits any more; tenants take
- * turns. Another hosts the matchers. Nothing compiled is shared between tenants, whose timings would tell what the other asked.
+ * Structured output: a grammar is compiled once per constraint, each sequence has a matcher, and the matcher computes masks of the tokens that may
+ * come next. One thread reads schemas and compiles; it is ended if that takes too long or the result is no longer needed, and tenants take turns.
+ * Another thread hosts the matchers. Tenants share no compiled grammars, because timings would reveal what another tenant has asked for.
  */
 import { SPECIAL_BYTE, specialBytes } from './byte-grammar.ts'
 import { grammarParam, grammarSource } from './grammar-source.ts'
 import type { GrammarSource, OutputConstraint } from './grammar-source.ts'
 import { MatcherHost, startGrammarThread } from './grammar-thread.ts'
-import type { GrammarAnswer, GrammarCall, GrammarVocabulary } from './grammar-protocol.ts'
-import { EngineError } from '../request.ts'
+import type { GrammarAnswer, GrammarCall, GrammarMatcher, GrammarVocabulary } from './grammar-protocol.ts'
+import { EngineError, invalidField, shutdownError } from '../request.ts'
 import { ThreadQueue } from '../threads/thread-queue.ts'
 import type { Tokenizer } from '../tokenizer.ts'
 import { Unenforceable } from './unenforceable.ts'
 
-/** Follows one sequence. */
-export interface GrammarMatcher {
-  /** Takes a token. One that the grammar does not allow here, which a mask would have prevented, makes the next mask() reject. */
-  accept(token: number): void
-  /** Bit t of word t >> 5 set: token t may come next. u32[ceil(vocab / 32)] */
-  mask(): Promise<Uint32Array>
-  /** Idempotent. */
-  close(): void
-}
-
 /** A compiled grammar. */
 interface Grammar {
-  /** What of it is not enforced, in sentences for the caller. */
+  /** Constraints that are not enforced, as sentences for the caller. */
   readonly warnings: readonly string[]
-  /** It was there already. */
+  /** Whether it was compiled for an earlier request. */
   readonly isCached: boolean
   createMatcher(): Promise<GrammarMatcher>
 }
 
 export interface GrammarCompiler {
   /**
-   * Throws EngineError invalid_request for what cannot be enforced or compiled, queue_full when too many are waiting. Rejects with the
-   * signal's reason when that is aborted; a compilation that nobody waits for any more is broken off. `tenant`: whose it is.
+   * Throws EngineError invalid_request for a constraint that cannot be enforced or compiled, and queue_full if too many are waiting. Rejects with
+   * the signal's reason if it is aborted. A compilation that no request needs any more is cancelled.
    */
   compile(constraint: OutputConstraint, tenant?: string, signal?: AbortSignal): Promise<Grammar>
   /** Ends the threads; idempotent. */
@@ -44,38 +34,38 @@ export interface GrammarCompiler {
 
 interface GrammarOptions {
   readonly tokenizer: Tokenizer
-  /** Rows of the logits: may be more than the tokenizer has. */
+  /** Width of the logits, which may exceed the number of tokens. */
   readonly vocabSize: number
   readonly eosTokenIds: readonly number[]
-  /** Special tokens that grammars of calls are made of; others can never be drawn. */
+  /** Special tokens that grammars may use. Other special tokens are never allowed. */
   readonly specialTokens?: ReadonlyMap<number, string>
-  /** Compiled grammars kept. */
+  /** Limit on cached grammars. */
   readonly maxCached?: number
-  /** A compilation that takes longer is refused. */
+  /** Time limit of a compilation. */
   readonly compileTimeoutMs?: number
 }
 
-/** Grammars that may wait to be compiled, of all tenants and of one, each for any number of requests. */
+/** Limits on grammars that wait to be compiled, of all tenants and of one. Any number of requests may wait for each. */
 const MAX_WAITING = 128
 const MAX_WAITING_PER_TENANT = 32
 /** Tokens of the vocabulary prepared between two turns of the event loop. */
 const VOCABULARY_SLICE = 4096
 
-/** Creates a compiler with a cache, in a thread of its own. */
+/** Creates a compiler with a cache. */
 export function createGrammarCompiler(options: GrammarOptions): GrammarCompiler {
   return new CachingCompiler(options)
 }
 
-/** A grammar that is compiled, being compiled, or known not to compile. */
+/** A grammar that is compiled, is being compiled, or failed to compile. */
 interface Entry {
   readonly key: string
   readonly tenant: string
   readonly source: GrammarSource
-  /** What it is not, in warnings. Rejects with EngineError. */
+  /** Rejects with EngineError. */
   readonly compiled: Promise<Compiled>
   readonly resolve: (compiled: Compiled) => void
   readonly reject: (error: Error) => void
-  /** Aborted when all requests for it were cancelled. */
+  /** Aborted when all requests for the grammar have been cancelled. */
   readonly unwanted: AbortController
   numWaiting: number
   isSettled: boolean
@@ -83,7 +73,7 @@ interface Entry {
 
 interface Compiled {
   readonly warnings: readonly string[]
-  /** Of its matchers. */
+  /** Hosts its matchers. */
   readonly host: MatcherHost
 }
 
@@ -110,15 +100,17 @@ class CachingCompiler implements GrammarCompiler {
   async compile(constraint: OutputConstraint, tenant = '', signal?: AbortSignal): Promise<Grammar> {
     const param = grammarParam(constraint)
     if (this.#options.eosTokenIds.length === 0) {
-      const message = `${param}: this model has no end-of-sequence token (eos_token_id in config.json), so structured output cannot end`
-      throw new EngineError('invalid_request', message, param)
+      throw invalidField(
+        param,
+        'this model has no end-of-sequence token (eos_token_id in config.json), so structured output cannot end',
+      )
     }
     const entry = this.#entry(grammarSource(constraint), tenant)
     const isCached = entry.isSettled
     entry.numWaiting++
     try {
       const { host, warnings } = await unlessAborted(entry.compiled, signal)
-      // A thread that failed takes its grammars with it: the next request compiles them again.
+      // A failed thread has lost its grammars. The next request compiles them again.
       if (host.isEnded) this.#entries.delete(entry.key)
       return { warnings, isCached, createMatcher: () => createMatcher(entry, host) }
     } finally {
@@ -128,14 +120,14 @@ class CachingCompiler implements GrammarCompiler {
   }
 
   async close(): Promise<void> {
-    const closed = new EngineError('shutdown', 'the server is shutting down')
+    const closed = shutdownError()
     for (const entry of this.#entries.values()) this.#settle(entry, closed)
     this.#entries.clear()
     const host = await this.#host?.catch(() => null)
     await Promise.all([this.#compiler.close(closed), host?.close()])
   }
 
-  /** The entry of a source, made and queued when it is new. */
+  /** The entry of a source. A new one is created and queued. */
   #entry({ key: own, ...source }: GrammarSource & { readonly key: string }, tenant: string): Entry {
     const key = `${tenant} ${own}`
     const known = this.#entries.get(key)
@@ -145,7 +137,7 @@ class CachingCompiler implements GrammarCompiler {
       return known
     }
     const { promise: compiled, resolve, reject } = deferred<Compiled>()
-    // Refused with nobody waiting: not unhandled.
+    // A refusal for which nobody waits is not an unhandled rejection.
     compiled.catch(() => {})
     const unwanted = new AbortController()
     const entry = { key, tenant, source, compiled, resolve, reject, unwanted, numWaiting: 0, isSettled: false }
@@ -154,7 +146,7 @@ class CachingCompiler implements GrammarCompiler {
     this.#compile(entry).then(
       (outcome) => this.#settle(entry, outcome),
       (error: unknown) => {
-        // Not for what it asks: the next time it may have its turn.
+        // The error is not about the constraint, so the next request may succeed.
         if (error instanceof EngineError) this.#entries.delete(entry.key)
         this.#settle(entry, refusal(entry, error))
       },
@@ -185,7 +177,7 @@ class CachingCompiler implements GrammarCompiler {
 
   #settle(entry: Entry, outcome: Compiled | EngineError): void {
     if (entry.isSettled) {
-      // Nobody waited to the end, and nobody will find it.
+      // The entry was cancelled, so nobody will use the grammar.
       if (!(outcome instanceof EngineError)) outcome.host.drop(entry.key)
       return
     }
@@ -195,16 +187,16 @@ class CachingCompiler implements GrammarCompiler {
     this.#evict()
   }
 
-  /** Nobody waits for a grammar that is not compiled yet: it leaves the queue, or the thread that compiles it is ended. */
+  /** Cancels a compilation that no request needs: it leaves the queue, or its thread is ended. */
   #cancelIfUnwanted(entry: Entry): void {
     if (entry.numWaiting > 0 || entry.isSettled) return
     this.#entries.delete(entry.key)
     const { param } = entry.source
-    this.#settle(entry, new EngineError('invalid_request', `${param}: all requests for it were cancelled`, param))
+    this.#settle(entry, invalidField(param, 'all requests for it were cancelled'))
     entry.unwanted.abort()
   }
 
-  /** Grammars of whoever has most go first, the least recently used of them; refusals are kept as well. */
+  /** Evicts the least recently used grammar of the tenant with the most. Refusals are cached as well. */
   #evict(): void {
     while (this.#entries.size > this.#maxCached) {
       const settled = [...this.#entries.values()].filter(({ isSettled }) => isSettled)
@@ -238,7 +230,7 @@ class CachingCompiler implements GrammarCompiler {
   }
 }
 
-/** None of special tokens, which carry no text, and of bytes that no text has: special tokens are told by such a byte. */
+/** The bytes of a token as text. Empty for special tokens, and for tokens with the byte that identifies special tokens in a grammar. */
 function textBytes(tokenizer: Tokenizer, id: number): Uint8Array {
   const bytes = tokenizer.isSpecial(id) ? NO_BYTES : tokenizer.tokenBytes(id)
   return bytes.includes(SPECIAL_BYTE) ? NO_BYTES : bytes
@@ -250,14 +242,13 @@ async function createMatcher(entry: Entry, host: MatcherHost): Promise<GrammarMa
   try {
     return await host.createMatcher(entry.key)
   } catch (error) {
-    throw error instanceof Unenforceable ? new EngineError('invalid_request', `${entry.source.param}: ${error.message}`, entry.source.param, { cause: error }) : error // prettier-ignore
+    throw error instanceof Unenforceable ? invalidField(entry.source.param, error.message, error) : error
   }
 }
 
 function refusal({ source: { param } }: Entry, cause: unknown): EngineError {
   if (cause instanceof EngineError) return cause
-  if (!(cause instanceof Unenforceable))
-    return new EngineError('invalid_request', `${param}: it cannot be compiled into a grammar`, param, { cause })
+  if (!(cause instanceof Unenforceable)) return invalidField(param, 'it cannot be compiled into a grammar', cause)
   // The message begins with the field, which may be one of several.
   const [field = param] = /^[\w.]+(?=:)/.exec(cause.message) ?? []
   return new EngineError('invalid_request', cause.message, field, { cause })
@@ -273,7 +264,7 @@ function deferred<T>(): { promise: Promise<T>; resolve: (value: T) => void; reje
   return { promise, resolve, reject }
 }
 
-/** The promise's outcome, unless the signal is aborted before: then its reason. */
+/** The outcome of the promise, or the signal's reason if the signal is aborted first. */
 async function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
   if (signal === undefined) return promise
   signal.throwIfAborted()

@@ -4,10 +4,9 @@ import type { Expression } from './byte-grammar.ts'
 import { bracketed, counted, finite } from './json-members.ts'
 import type { Member, SchemaRules } from './json-members.ts'
 import { writtenValue } from './notation.ts'
-import type { Brackets } from './notation.ts'
+import type { Brackets, Place } from './notation.ts'
 import { alternatives, below, boundedCounts } from './schema-parts.ts'
 import type { Parts } from './schema-parts.ts'
-import type { Place } from './style.ts'
 import { Unenforceable } from './unenforceable.ts'
 
 /** The rule of a list. */

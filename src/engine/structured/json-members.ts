@@ -2,11 +2,10 @@
 import { inOrder, NOTHING, oneOf, optional, text, times } from './byte-grammar.ts'
 import type { Expression, GrammarRules } from './byte-grammar.ts'
 import type { InnerOptions } from './json-strings.ts'
-import type { Brackets } from './notation.ts'
+import type { Brackets, Style } from './notation.ts'
 import { satisfies, withoutLists } from './schema-check.ts'
 import { alternatives, commonTypes, fixedValues } from './schema-parts.ts'
 import type { Parts, SchemaParts } from './schema-parts.ts'
-import type { Style } from './style.ts'
 
 /** What a collection needs to know of the schema that it stands in. */
 export interface SchemaRules {

@@ -12,7 +12,7 @@ import { JsonNumbers } from './json-numbers.ts'
 import { objectRule } from './json-objects.ts'
 import { bareKey, JsonStrings, writtenIn } from './json-strings.ts'
 import type { InnerOptions } from './json-strings.ts'
-import type { Brackets, Notation } from './notation.ts'
+import type { Brackets, Notation, Place, Style } from './notation.ts'
 import { isOfType, isSchema, KEYWORDS, TYPES } from './schema.ts'
 import type { Schema } from './schema.ts'
 import { satisfies, withoutLists } from './schema-check.ts'
@@ -26,7 +26,6 @@ import {
   SchemaParts,
 } from './schema-parts.ts'
 import type { Parts } from './schema-parts.ts'
-import type { Place, Style } from './style.ts'
 import { Unenforceable, Unsatisfiable } from './unenforceable.ts'
 
 const MAX_DEPTH = 64

@@ -12,8 +12,8 @@ import type { Regex } from './regex.ts'
 import { NOT_PATTERN } from './schema.ts'
 import { counts, excludedValues, MAX_COUNTED } from './schema-parts.ts'
 import type { Parts } from './schema-parts.ts'
-import type { Style } from './style.ts'
 import { Unenforceable, Unsatisfiable } from './unenforceable.ts'
+import type { Style } from './notation.ts'
 
 /** Counted characters up to which a mark that must not stand among them is told from its beginning. */
 const MAX_EXACT = 300

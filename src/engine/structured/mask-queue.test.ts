@@ -3,7 +3,7 @@ import { GREEDY } from '../../../test/engine/requests.ts'
 import type { ChoiceOwner } from '../requests/active-requests.ts'
 import { SamplingState } from '../requests/sampling.ts'
 import { Sequence } from '../schedule/sequence.ts'
-import type { GrammarMatcher } from './grammar.ts'
+import type { GrammarMatcher } from './grammar-protocol.ts'
 import { MaskQueue } from './mask-queue.ts'
 
 function sequence(): Sequence {

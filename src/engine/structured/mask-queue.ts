@@ -3,7 +3,7 @@ import type { ActiveRequest, ChoiceOwner } from '../requests/active-requests.ts'
 import type { LateMasks } from '../runner/runner.ts'
 import type { Sequence } from '../schedule/sequence.ts'
 import type { UnmaskedRow } from '../schedule/step-draft.ts'
-import type { GrammarMatcher } from './grammar.ts'
+import type { GrammarMatcher } from './grammar-protocol.ts'
 
 /**
  * How long a step waits for masks beyond the time that its layers take: usually they are there long before. What a sequence computed whose mask takes

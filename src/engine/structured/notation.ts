@@ -1,4 +1,5 @@
 /** How values are written: as JSON, or as the arguments of calls in the forms that models were trained on. */
+import type { ParameterKind } from '../tool-calls/parameter-kind.ts'
 import type { LiteralBody, TaggedBody } from '../tool-calls/tool-call-format.ts'
 import { character, inOrder, NOTHING, oneOf, optional, text, times } from './byte-grammar.ts'
 import type { Expression, GrammarRules } from './byte-grammar.ts'
@@ -26,6 +27,19 @@ export interface Notation {
   readonly inner: Notation | null
   /** What strings that are members, which stand without quotes, end with; null: they have quotes. */
   readonly rawEnd: string | null
+}
+
+/** A value of a schema while its grammar is built. */
+export interface Place {
+  readonly path: string
+  readonly depth: number
+  readonly style: Style
+}
+
+/** How a value is written at its place. `raw`: strings have no quotes there, and end with `end`. */
+export interface Style {
+  readonly notation: Notation
+  readonly raw: { readonly kind: ParameterKind; readonly end: string } | null
 }
 
 const JSON_WORDS = { true: 'true', false: 'false', null: 'null' } as const

@@ -15,7 +15,6 @@ export class TokenTree {
   /** The first token that ends in a node, -1 for none, and the next one with the same bytes. */
   readonly token: Int32Array
   readonly sameBytes: Int32Array
-  readonly maxDepth: number
 
   constructor({ bytes, offsets }: TokenBytes) {
     const numTokens = offsets.length - 1
@@ -55,6 +54,5 @@ export class TokenTree {
     this.depth = Int32Array.from(depths)
     this.end = Int32Array.from(ends)
     this.token = Int32Array.from(tokens)
-    this.maxDepth = depths.reduce((most, depth) => Math.max(most, depth + 1), 0)
   }
 }
