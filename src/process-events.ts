@@ -47,9 +47,16 @@ export function stopSignal(isRunByNpm: boolean): { readonly requested: Promise<'
   })
   let isRequested = false
   const onSignal = (signal: NodeJS.Signals) => {
-    if (isRequested) process.exit(128 + constants.signals[signal])
+    if (isRequested) endBy(signal)
     isRequested = true
     request()
+  }
+  // Leaving by process.exit would take down the thread of the GPU, whose driver aborts the process if a buffer is still being read.
+  const endBy = (signal: NodeJS.Signals) => {
+    release()
+    process.kill(process.pid, signal)
+    // The first process of a container is not ended by a signal that nothing handles.
+    process.exit(128 + constants.signals[signal])
   }
   process.on('SIGTERM', onSignal)
   process.on('SIGINT', onSignal)
@@ -60,13 +67,11 @@ export function stopSignal(isRunByNpm: boolean): { readonly requested: Promise<'
         if (process.ppid !== PARENT_PID) request()
       }, SHELL_CHECK_MS)
     : null
-  return {
-    requested,
-    release() {
-      if (watch) clearInterval(watch)
-      process.off('SIGTERM', onSignal)
-      process.off('SIGINT', onSignal)
-      process.off('SIGHUP', onSignal)
-    },
+  const release = () => {
+    if (watch) clearInterval(watch)
+    process.off('SIGTERM', onSignal)
+    process.off('SIGINT', onSignal)
+    process.off('SIGHUP', onSignal)
   }
+  return { requested, release }
 }

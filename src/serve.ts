@@ -48,10 +48,10 @@ const SEVERE_STALL_MS = 1000
 /** Longer than the 60 s of common proxies, so that the proxy closes idle connections first and never sends to a closed one. */
 const KEEP_ALIVE_MS = 75_000
 
-/** How long an aborted model load may delay the exit: a driver that compiles a kernel must not be interrupted. */
+/** How long closing the models may delay the exit: a driver that compiles a kernel must not be interrupted. */
 const ABANDON_MS = 15_000
 
-/** How long closing the engine and the stores may delay the exit. */
+/** How long closing the stores may delay the exit. */
 const CLOSE_MS = 2_000
 
 /** Serves until SIGTERM or SIGINT; the exit code. */
@@ -271,8 +271,11 @@ async function shutDown(running: Running): Promise<void> {
   const timer = setTimeout(() => server.closeAllConnections(), Math.max(deadline - performance.now(), 0) + 500)
   await closed
   clearTimeout(timer)
-  // A store may not answer.
-  await within(CLOSE_MS, Promise.allSettled([state.models.close(), rag.close()]))
+  // A store may not answer, and kernels may still be compiled in the background.
+  await Promise.all([
+    within(ABANDON_MS, Promise.allSettled([state.models.close()])),
+    within(CLOSE_MS, Promise.allSettled([rag.close()])),
+  ])
   // All zero unless something leaked; the end-to-end tests check it.
   const open = observability.open()
   observability.logger[logLevel]('server.stopped', {
