@@ -97,7 +97,7 @@ describe('nothing is compiled inside a request', () => {
 })
 
 it('no kernel of theirs needs a workgroup of more than 256 threads or 16 KiB, f16 or subgroups', () => {
-  const sizes = { f32: 4, u32: 4, 'atomic<u32>': 4, 'vec4<f32>': 16, 'vec4<u32>': 16 } as const
+  const sizes = { f32: 4, u32: 4, i32: 4, 'atomic<u32>': 4, 'vec4<f32>': 16, 'vec4<u32>': 16 } as const
   expect(new Set([...kernels.keys()].map((label) => label.split(' ')[0])).size).toBeGreaterThan(20)
   for (const [label, text] of kernels) {
     expect(text, label).not.toMatch(/\benable\b|\bsubgroup/)

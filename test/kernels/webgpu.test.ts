@@ -100,6 +100,59 @@ describe.skipIf(skipReason !== null)('webgpu', () => {
     }
   })
 
+  it.each(isFull ? (['q4', 'q8 g16 mins'] as const) : (['q4'] as const))(
+    'has the same bits where recorded ops quantise what they compute, with fewer dispatches (%s)',
+    async (format) => {
+      const backend = await create({})({ ...backendOptions(), traceKernels: true })
+      open.push(backend)
+      // Not whole tiles of 64, and where the format allows it not whole blocks of 32.
+      const [hidden, inner, heads, headDim] = [96, format === 'q4' ? 96 : 80, 2, 32]
+      const load = (seed: number, rows: number, cols: number, glu = false) =>
+        backend.loadMatrix(`w${seed}`, rows, cols, randomMatrix(format, seed, rows, cols), { glu })
+      const output = await load(1, hidden, heads * headDim)
+      const gateUp = await load(2, 2 * inner, hidden, true)
+      const down = await load(3, hidden, inner)
+      const last = await load(4, inner, hidden)
+      const norm = { weight: backend.loadVector('norm', randomValues(5, hidden)), eps: 1e-5 }
+      const q = backend.createActivation('q', heads * headDim)
+      const attended = backend.createActivation('attended', heads * headDim)
+      const x = backend.createActivation('x', hidden)
+      const joined = backend.createActivation('joined', inner)
+      const out = backend.createActivation('out', inner)
+      const shape = { numKvHeads: 1, headDim }
+      backend.createKvCache({ numBlocks: 16, blockSize: BLOCK_SIZE, layers: [shape] })
+      const attention = { layer: 0, ...shape, numHeads: heads, window: null, softcap: null, scale: 0.2 }
+      const ops = () => {
+        backend.attention(attended, q, attention)
+        backend.linear(x, attended, output, { residual: true })
+        backend.linear(joined, x, gateUp, { norm, glu: 'silu' })
+        backend.linear(x, joined, down, { residual: true })
+        backend.linear(out, x, last, { norm })
+        backend.linear(out, x, last, { norm, residual: true })
+      }
+      const recorded = backend.record('layer', ops, null)
+      await backend.ready()
+      const run = async (numRows: number, isRecorded: boolean) => {
+        backend.debugWrite(q, randomValues(6, numRows * heads * headDim))
+        backend.debugWrite(x, randomValues(7, numRows * hidden))
+        backend.beginStep(plainStep(numRows))
+        if (isRecorded) backend.run(recorded)
+        else ops()
+        const { kernels } = await backend.endStep()
+        const values = [await backend.debugRead(x), await backend.debugRead(out)]
+        return { values, prepared: kernels?.find(({ kernel }) => kernel === 'prepare')?.count ?? 0 }
+      }
+      for (const numRows of isFull ? [1, 3, 7, 12, 70] : [1]) {
+        const apart = await run(numRows, false)
+        const together = await run(numRows, true)
+        for (const [i, values] of together.values.entries())
+          expectBitEqual(values, apart.values[i]!, `output ${i} of ${numRows} rows`)
+        if (backend.info.hasTimestamps) expect([apart.prepared, together.prepared]).toEqual([5, 0])
+      }
+    },
+    300_000,
+  )
+
   it('holds MXFP4 in 4.25 bits a weight', async () => {
     const backend = await openBackend()
     const before = backend.memoryUse().weightBytes

@@ -1,5 +1,5 @@
 /** qkvRopeStore, attention over the paged pool, and the attention items of a step. */
-import type { AttentionOptions, QkNormKind, QkvOptions } from '../attention-options.ts'
+import type { AttentionOptions, QkvOptions } from '../attention-options.ts'
 import type { Activation, BackendLimits, KvLayout, KvShape, StepInput } from '../ops.ts'
 import {
   bind,
@@ -10,110 +10,15 @@ import {
   normWeight,
   type GpuContext,
   type PreparedOp,
+  type QuantizedResults,
 } from './context.ts'
-import type { BindingKind, KernelSource } from './pipelines.ts'
 import type { GpuRope } from './rope.ts'
 import { AttentionPlan, SPLIT } from './attention-plan.ts'
+import { attentionSources, headsPerItem, QKV, qkvSource, tileRows, type AttentionShape } from './attention-sources.ts'
 import { MAX_ATTENTION_PLANS, ROW_WORDS, type StepRows } from './step-layout.ts'
 
-const QKV: readonly BindingKind[] = ['read', 'uniform', 'read', 'write', 'write', 'read', 'read', 'read']
-const ATTENTION: readonly BindingKind[] = ['read', 'uniform', 'read', 'read', 'write', 'write', 'read', 'read', 'read']
-
-/** Tokens a workgroup scores at a time: TILE of wgsl/attention.wgsl. */
-const TILE_TOKENS = 32
 /** Partial results take at most this; rows beyond walk their splits one after another. */
 const MAX_PARTIALS_BYTES = 256 * 2 ** 20
-/** Query vectors of a workgroup, their dims together, and rows: more would leave a core fewer workgroups. */
-const TILE_VECTORS = 16
-const TILE_DIMS = 2048
-const MAX_TILE_ROWS = 8
-
-/** What decides the attention kernels of a model. */
-interface AttentionShape {
-  readonly numHeads: number
-  readonly numKvHeads: number
-  readonly headDim: number
-  readonly blockSize: number
-  /** The pool holds int8 codes; absent: f16. */
-  readonly isKvQ8?: boolean
-  /** What is added to the scores; absent: nothing. */
-  readonly bias?: keyof typeof BIAS
-}
-
-const BIAS = { none: 0, distance: 1, disentangled: 2 } as const
-
-/** Query heads of a KV head that share a workgroup: its whole group, or an equal part of one with wide heads. */
-function headsPerItem({ numHeads, numKvHeads, headDim }: AttentionShape): number {
-  const group = numHeads / numKvHeads
-  const most = Math.max(1, Math.floor(TILE_DIMS / headDim))
-  let heads = Math.min(group, most)
-  while (group % heads !== 0) heads--
-  return heads
-}
-
-/** Rows of one sequence that share a workgroup. */
-function tileRows(shape: AttentionShape): number {
-  const vectors = Math.min(TILE_VECTORS, shape.headDim > 128 ? Math.floor(TILE_DIMS / shape.headDim) : TILE_VECTORS)
-  return Math.max(1, Math.min(MAX_TILE_ROWS, Math.floor(vectors / headsPerItem(shape))))
-}
-
-function attentionSource(shape: AttentionShape, TM: number): KernelSource {
-  const { numHeads, numKvHeads, headDim, blockSize, isKvQ8, bias = 'none' } = shape
-  const G = headsPerItem(shape)
-  const PARTS_OF_GROUP = numHeads / numKvHeads / G
-  // Two vec4s of dims a thread, so that sums and what feeds them stay in registers.
-  let WS = 64
-  while (WS < 256 && TM * G * headDim > WS * 8) WS *= 2
-  const VS = Math.ceil((TM * G) / (WS / TILE_TOKENS))
-  const defines = {
-    D: headDim,
-    BLOCK: blockSize,
-    ...kvDefines(isKvQ8),
-    G,
-    PARTS_OF_GROUP,
-    SPLIT,
-    TM,
-    WS,
-    VS,
-    BIAS: BIAS[bias],
-  }
-  return { name: 'attention', bindings: ATTENTION, defines }
-}
-
-function reduceSource({ headDim, blockSize, isKvQ8 }: AttentionShape): KernelSource {
-  const defines = { D: headDim, BLOCK: blockSize, ...kvDefines(isKvQ8), WS: 64 }
-  return { name: 'attention-reduce', bindings: ATTENTION, defines }
-}
-
-/** wgsl/kv-layout.wgsl: dims of 16 bytes of the pool. */
-function kvDefines(isKvQ8: boolean | undefined): KernelSource['defines'] {
-  return isKvQ8 === true ? { KV_Q8: 1, UNIT: 16 } : { KV_Q8: 0, UNIT: 8 }
-}
-
-/** Every attention kernel of a model: single rows, tiles of rows, combined splits. */
-function attentionSources(shape: AttentionShape): readonly [KernelSource, KernelSource, KernelSource] {
-  return [attentionSource(shape, 1), attentionSource(shape, tileRows(shape)), reduceSource(shape)]
-}
-
-/** The kernel that norms, rotates and stores q, k and v. */
-function qkvSource(
-  { headDim, blockSize, isKvQ8 }: AttentionShape,
-  qkNorm: QkNormKind | 'none',
-  hasRope: boolean,
-  hasVNorm = false,
-): KernelSource {
-  const QK_NORM = { none: 0, head: 1, full: 2, rotatedHead: 3 }[qkNorm]
-  const defines = {
-    D: headDim,
-    BLOCK: blockSize,
-    ...kvDefines(isKvQ8),
-    WS: 32,
-    QK_NORM,
-    ROPE: hasRope ? 1 : 0,
-    V_NORM: hasVNorm ? 1 : 0,
-  }
-  return { name: 'qkv-rope-store', bindings: QKV, defines }
-}
 
 /** One layer's buffer: K, then V, then in q8 their scales. Each is a region with `bytes` for every block. */
 interface KvPool {
@@ -275,50 +180,71 @@ export class AttentionKernels {
     const { stepRows } = context
     const hasSinks = sinks !== undefined && sinks !== null
     const sinkBuffer = hasSinks ? context.vector(sinks).buffer : context.nothing
-    const group = (plan: AttentionPlan, firstItem: number, skippedItems: number) =>
-      bind(
-        context,
-        `attention ${layer}`,
-        ATTENTION,
-        [
-          numKvHeads,
-          source.stride,
-          target.stride,
-          base(pool, 1),
-          window ?? 0,
-          firstItem,
-          { f32: scale },
-          { f32: softcap ?? 0 },
-          bidirectional ? 1 : 0,
-          base(pool, 2),
-          hasSinks ? 1 : 0,
-          plan.word,
-          skippedItems,
-          bias?.reach ?? 0,
-          bias?.kind === 'disentangled' ? bias.numBuckets : 0,
-          ROW_WORDS[stepRows].positions,
-        ],
-        [source.buffer, pool.buffer, target.buffer, partials, sinkBuffer, ...this.#biasBuffers(bias)],
-      )
-    const sources = attentionSources(shape)
-    const launchesOf = (rows: StepRows) => {
-      const plan = this.#plan(tileRows(shape), capacity, bidirectional, rows)
-      return {
-        plan,
-        singles: new LongLaunch(context, sources[0], 'x', (skipped) => group(plan, 0, skipped)),
-        tiles: new LongLaunch(context, sources[1], 'x', (skipped) => group(plan, 1, skipped)),
-        reduce: new Launch(context, sources[2], group(plan, 0, 0)),
+    let next: QuantizedResults | undefined
+    const settle = () => {
+      const sources = attentionSources({ ...shape, next: next?.defines })
+      const group = (plan: AttentionPlan, firstItem: number, skippedItems: number) =>
+        bind(
+          context,
+          `attention ${layer}`,
+          sources[0].bindings,
+          [
+            numKvHeads,
+            source.stride,
+            target.stride,
+            base(pool, 1),
+            window ?? 0,
+            firstItem,
+            { f32: scale },
+            { f32: softcap ?? 0 },
+            bidirectional ? 1 : 0,
+            base(pool, 2),
+            hasSinks ? 1 : 0,
+            plan.word,
+            skippedItems,
+            bias?.reach ?? 0,
+            bias?.kind === 'disentangled' ? bias.numBuckets : 0,
+            ROW_WORDS[stepRows].positions,
+          ],
+          [
+            source.buffer,
+            pool.buffer,
+            target.buffer,
+            partials,
+            sinkBuffer,
+            ...this.#biasBuffers(bias),
+            ...(next === undefined ? [] : [next.buffer]),
+          ],
+        )
+      const launchesOf = (rows: StepRows) => {
+        const plan = this.#plan(tileRows(shape), capacity, bidirectional, rows)
+        return {
+          plan,
+          singles: new LongLaunch(context, sources[0], 'x', (skipped) => group(plan, 0, skipped)),
+          tiles: new LongLaunch(context, sources[1], 'x', (skipped) => group(plan, 1, skipped)),
+          reduce: new Launch(context, sources[2], group(plan, 0, 0)),
+        }
       }
+      const ofAll = launchesOf('all')
+      // Where all rows are outputs, the items of the layers before are those of this one too.
+      return { sources, ofAll, ofOutputs: stepRows === 'all' ? ofAll : launchesOf('output') }
     }
-    const ofAll = launchesOf('all')
-    // Where all rows are outputs, the items of the layers before are those of this one too.
-    const ofOutputs = stepRows === 'all' ? ofAll : launchesOf('output')
     const groups = numHeads / headsPerItem(shape)
+    let settled: ReturnType<typeof settle> | null = null
     return {
-      sources,
+      get sources() {
+        return (settled ??= settle()).sources
+      },
+      quantize: (results) => {
+        if (next !== undefined || shape.bias !== undefined || headDim % 32 !== 0 || results.weight !== null)
+          return false
+        next = results
+        return true
+      },
       launch: (numRows) => {
         const input = stepRows === 'all' ? this.#input : this.#outputs
         if (input === null) throw new Error('attention outside a step')
+        const { ofAll, ofOutputs } = (settled ??= settle())
         const { plan, singles, tiles, reduce } = input === this.#input ? ofAll : ofOutputs
         plan.prepare(input, context.step)
         const operations = (tokens: number) =>
@@ -331,9 +257,9 @@ export class AttentionKernels {
   }
 
   /** What a bias is read from: values or buckets by distance, scores by bucket. */
-  #biasBuffers(bias: AttentionOptions['bias'] | null): readonly [GPUBuffer, GPUBuffer] {
+  #biasBuffers(bias: AttentionOptions['bias'] | null): readonly GPUBuffer[] {
     const context = this.#context
-    if (bias === null || bias === undefined) return [context.nothing, context.nothing]
+    if (bias === null || bias === undefined) return []
     if (bias.kind === 'distance') return [context.vector(bias.values).buffer, context.nothing]
     return [context.vector(bias.buckets).buffer, context.activation(bias.scores).buffer]
   }

@@ -91,7 +91,7 @@ export class WebGpuBackend extends GpuMemory implements InspectableBackend {
       sequence.prepared = this.#prepare(sequence.ops)
       sources.push(...sequence.prepared.flatMap((op) => op.sources))
       const { head } = sequence
-      if (head !== null) sources.push(...this.sampleKernels.sources(this.matrices.get(head.head), head.options))
+      if (head !== null) sources.push(...this.sampleKernels.sources(this.matrices.get(head.head)))
     }
     await this.context.pipelines.compile(sources, signal)
     await this.device.queue.onSubmittedWorkDone()
@@ -104,7 +104,7 @@ export class WebGpuBackend extends GpuMemory implements InspectableBackend {
     this.#recording = prepared
     this.context.stepRows = 'all'
     try {
-      ops()
+      this.preparedRows.record(ops)
     } finally {
       this.#recording = null
       this.context.stepRows = 'all'
@@ -151,67 +151,68 @@ export class WebGpuBackend extends GpuMemory implements InspectableBackend {
     for (const op of prepared) op.launch(this.#step().numRows)
   }
 
-  /** Part of the sequence that is being prepared, or else of the step. */
-  #add(op: PreparedOp): void {
+  /** Part of the sequence that is being prepared, or else of the step. `written`: the activations that it changes. */
+  #add(op: PreparedOp, ...written: readonly Activation[]): void {
+    this.preparedRows.noteWrites(op, written)
     if (this.#recording !== null) this.#recording.push(op)
     else op.launch(this.#step().numRows)
   }
 
   embed(out: Activation, table: Matrix, scale: number, adds = false): void {
     const kind = adds ? 'addedTokens' : 'tokens'
-    this.#add(embed(this.context, out, this.matrices.get(table), scale, this.sampleKernels.sampled, kind))
+    this.#add(embed(this.context, out, this.matrices.get(table), scale, this.sampleKernels.sampled, kind), out)
   }
 
   embedAdd(out: Activation, table: Matrix): void {
-    this.#add(embed(this.context, out, this.matrices.get(table), 1, this.sampleKernels.sampled, 'addedPlaces'))
+    this.#add(embed(this.context, out, this.matrices.get(table), 1, this.sampleKernels.sampled, 'addedPlaces'), out)
   }
 
   linear(out: Activation, x: Activation, w: Matrix, options: LinearOptions): void {
-    this.#add(this.linearKernels.linear(out, x, this.matrices.get(w), options))
+    this.#add(this.linearKernels.linear(out, x, this.matrices.get(w), options), out)
   }
 
   addLowRank(out: Activation, x: Activation, update: LowRank, norm?: Norm): void {
-    this.#add(this.lowRankKernels.add(out, x, update, norm))
+    this.#add(this.lowRankKernels.add(out, x, update, norm), out)
   }
 
   activate(out: Activation, x: Activation, options: ActivateOptions): void {
-    this.#add(this.lowRankKernels.activate(out, x, options))
+    this.#add(this.lowRankKernels.activate(out, x, options), out)
   }
 
   normAdd(residual: Activation, x: Activation, norm: Norm, scale = 1): void {
-    this.#add(normAdd(this.context, residual, x, norm, scale))
+    this.#add(normAdd(this.context, residual, x, norm, scale), residual)
   }
 
   rmsNorm(out: Activation, x: Activation, norm: Norm): void {
-    this.#add(rmsNorm(this.context, out, x, norm))
+    this.#add(rmsNorm(this.context, out, x, norm), out)
   }
 
   add(residual: Activation, x: Activation, scale: number): void {
-    this.#add(addRows(this.context, residual, x, scale))
+    this.#add(addRows(this.context, residual, x, scale), residual)
   }
 
   multiply(x: Activation, y: Columns): void {
-    this.#add(multiplyRows(this.context, x, y))
+    this.#add(multiplyRows(this.context, x, y), x)
   }
 
   sparseGelu(x: Activation, deviations: number): void {
-    this.#add(sparseGelu(this.context, x, deviations))
+    this.#add(sparseGelu(this.context, x, deviations), x)
   }
 
   matchLength(x: Activation, reference: Activation): void {
-    this.#add(matchLength(this.context, x, reference))
+    this.#add(matchLength(this.context, x, reference), x)
   }
 
   predictStreams(out: Activation, options: StreamOptions): void {
-    this.#add(streams(this.context, out, null, options))
+    this.#add(streams(this.context, out, null, options), out, ...options.streams)
   }
 
   correctStreams(x: Activation, scale: Vector, options: StreamOptions): void {
-    this.#add(streams(this.context, x, scale, options))
+    this.#add(streams(this.context, x, scale, options), x, ...options.streams)
   }
 
   layerNorm(out: Activation, x: Activation, norm: LayerNorm): void {
-    this.#add(layerNorm(this.context, out, x, norm))
+    this.#add(layerNorm(this.context, out, x, norm), out)
   }
 
   route(routing: Routing, logits: Activation, options: RouteOptions): void {
@@ -220,32 +221,33 @@ export class WebGpuBackend extends GpuMemory implements InspectableBackend {
 
   experts(out: Activation, x: Activation, weights: ExpertWeights, routing: Routing, options: ExpertsOptions): void {
     const [gateUp, down] = [this.expertMatrices.get(weights.gateUp), this.expertMatrices.get(weights.down)]
-    this.#add(this.expertKernels.experts(out, x, gateUp, down, weights, this.routings.get(routing), options))
+    this.#add(this.expertKernels.experts(out, x, gateUp, down, weights, this.routings.get(routing), options), out)
   }
 
   qkvRopeStore(q: Activation, qkv: Activation, options: QkvOptions): void {
     const rope = options.rope === null ? null : this.ropes.get(options.rope)
-    this.#add(this.attentionKernels.qkvRopeStore(q, qkv, options, rope))
+    this.#add(this.attentionKernels.qkvRopeStore(q, qkv, options, rope), q)
   }
 
   headProducts(out: Columns, options: HeadProductsOptions): void {
-    this.#add(headProducts(this.context, out, options))
+    this.#add(headProducts(this.context, out, options), out.x)
   }
 
   attention(out: Activation, q: Activation, options: AttentionOptions): void {
-    this.#add(this.attentionKernels.attention(out, q, options))
+    this.#add(this.attentionKernels.attention(out, q, options), out)
   }
 
   keepOutputs(activations: readonly Activation[]): void {
     const { sources, launch } = keepOutputs(this.context, activations)
     this.context.stepRows = 'output'
-    this.#add({
+    const op = {
       sources,
-      launch: (numRows) => {
+      launch: (numRows: number) => {
         launch(numRows)
         this.#rows = this.#outputs
       },
-    })
+    }
+    this.#add(op, ...activations)
   }
 
   pool(x: Activation, pooling: Pooling): void {
@@ -261,19 +263,19 @@ export class WebGpuBackend extends GpuMemory implements InspectableBackend {
   }
 
   sigmoidGate(x: Activation, gate: Activation): void {
-    this.#add(this.stateKernels.sigmoidGate(x, gate))
+    this.#add(this.stateKernels.sigmoidGate(x, gate), x)
   }
 
   convolution(out: Activation, x: Activation, options: ConvolutionOptions): void {
-    this.#add(this.stateKernels.convolution(out, x, options))
+    this.#add(this.stateKernels.convolution(out, x, options), out)
   }
 
   gatedDelta(out: Activation, x: Activation, options: GatedDeltaOptions): void {
-    this.#add(this.stateKernels.gatedDelta(out, x, options))
+    this.#add(this.stateKernels.gatedDelta(out, x, options), out)
   }
 
   selectiveScan(out: Activation, x: Activation, options: SelectiveScanOptions): void {
-    this.#add(this.stateKernels.selectiveScan(out, x, options))
+    this.#add(this.stateKernels.selectiveScan(out, x, options), out)
   }
 
   sample(x: Activation, head: Matrix, options: LogitsOptions, rows: readonly SampleRow[]): void {

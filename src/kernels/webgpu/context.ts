@@ -52,8 +52,21 @@ export interface GpuContext {
 export interface PreparedOp {
   /** Every kernel the op may launch, whatever the number of rows. */
   readonly sources: readonly KernelSource[]
+  /**
+   * Makes the op write its rows quantised too, beside the f32 ones. To be called before `sources` or `launch` is used. False: it cannot do that, or
+   * does it for others.
+   */
+  readonly quantize?: (results: QuantizedResults) => boolean
   /** Adds the op's dispatches for a step of `numRows` rows. */
   launch(numRows: number): void
+}
+
+/** How the products that follow an op take the rows that it computes (wgsl/quantize.wgsl). */
+export interface QuantizedResults {
+  readonly buffer: GPUBuffer
+  /** Of the norm before those products; null: there is none. */
+  readonly weight: GPUBuffer | null
+  readonly defines: { readonly NIBBLES: number; readonly GROUP16: number; readonly NORM: number }
 }
 
 /** A step's dispatches. The entries are kept for the steps that follow: the steady state allocates nothing. */

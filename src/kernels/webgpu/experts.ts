@@ -13,14 +13,14 @@ import {
   type PreparedOp,
 } from './context.ts'
 import type { ExpertShard, GpuExpertMatrix } from './expert-matrix.ts'
-import { activationFlags, expertSources, FLAG, LINEAR, vectorColumns, type LinearKernels } from './linear.ts'
+import { activationFlags, expertSources, FLAG, vectorColumns } from './linear.ts'
 import type { BindingKind, KernelSource } from './pipelines.ts'
+import type { PreparedRows } from './prepared-rows.ts'
 import { ROW_WORDS } from './step-layout.ts'
 
 const ROUTE: readonly BindingKind[] = ['read', 'uniform', 'read', 'read', 'write', 'read']
 const SORT: readonly BindingKind[] = ['read', 'uniform', 'write']
 const COMBINE: readonly BindingKind[] = ['read', 'uniform', 'read', 'read', 'write', 'read']
-const EXPERT_LINEAR: readonly BindingKind[] = [...LINEAR, 'read']
 const ROUTE_FLAG = { sigmoid: 1, bias: 2, normalizes: 4, scales: 8 } as const
 
 /** Pairs of a tile: TILE_PAIRS of routing.wgsl. */
@@ -63,12 +63,12 @@ const usesTiles = (numPairs: number, { numExperts }: Routing): boolean => numPai
 /** Launches routing, expert products and their sum. */
 export class ExpertKernels {
   readonly #context: GpuContext
-  readonly #linear: LinearKernels
+  readonly #prepared: PreparedRows
   readonly #routings: GpuRouting[] = []
 
-  constructor(context: GpuContext, linear: LinearKernels) {
+  constructor(context: GpuContext, prepared: PreparedRows) {
     this.#context = context
-    this.#linear = linear
+    this.#prepared = prepared
   }
 
   get scratchBytes(): number {
@@ -164,8 +164,8 @@ export class ExpertKernels {
     const target = context.activation(out)
     const { topK, maxPairs, activations, outputs } = routing
     const source = context.activation(x)
-    const prepareRows = this.#linear.prepare(source, gateUp, norm, context.stepRows)
-    const prepareInner = this.#linear.prepare(activations, down, undefined, 'all')
+    const prepareRows = this.#prepared.prepareOnce(source, gateUp, norm)
+    const prepareInner = this.#prepared.prepare(activations, down, undefined, 'all')
     const first = this.#multiply(gateUp, source, activations, routing, topK, gateUpBias, activationFlags(options), norm)
     const second = this.#multiply(down, activations, outputs, routing, 1, downBias, 0, undefined)
     const params = [
@@ -212,7 +212,10 @@ export class ExpertKernels {
     norm: ExpertsOptions['norm'],
   ): PreparedOp {
     const context = this.#context
-    const { buffer: rows, stride } = this.#linear.inputs(x, w, norm, 'all')
+    const { buffer: rows, stride } = this.#prepared.inputs(x, w, norm, 'all')
+    const { rows: outputs, cols, form, isGated } = w
+    const shape = { rows: outputs, cols, form, isGated, topK: routing.topK, isNormed: norm !== undefined }
+    const { pairs, tiles } = expertSources(shape, context.capabilities.hasPackedDot)
     const groupAt = ({ codes, scales, firstExpert, numExperts, factorsAt }: ExpertShard, firstTile: number) => {
       const params = [
         out.cols,
@@ -232,6 +235,8 @@ export class ExpertKernels {
         { f32: 0 },
         { f32: 0 },
         firstTile,
+        { f32: 1 / w.cols },
+        { f32: norm?.eps ?? 0 },
         pairsOfRow,
         routing.maxPairs,
         firstExpert,
@@ -241,10 +246,8 @@ export class ExpertKernels {
         factorsAt,
       ]
       const biases = bias === undefined ? context.nothing : context.vector(bias).buffer
-      return bind(context, w.label, EXPERT_LINEAR, params, [rows, codes, scales, out.buffer, biases, routing.buffer])
+      return bind(context, w.label, pairs.bindings, params, [rows, codes, scales, out.buffer, biases, routing.buffer])
     }
-    const shape = { rows: w.rows, cols: w.cols, form: w.form, isGated: w.isGated, topK: routing.topK }
-    const { pairs, tiles } = expertSources(shape, context.capabilities.hasPackedDot)
     const columns = vectorColumns(shape, w.packedRows)
     const pairLaunches = w.shards.map((shard) => new Launch(context, pairs, groupAt(shard, 0)))
     const tileLaunches = w.shards.map(

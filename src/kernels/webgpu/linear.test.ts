@@ -25,6 +25,11 @@ test('one row of a model of a billion weights and more has four workgroups for e
       // Two blocks at least a thread, so that one is read while the other is used.
       expect(SEGMENTS! * 2, `${name} ${rows} x ${cols}`).toBeLessThanOrEqual(cols / 32)
       expect(LANES! * SEGMENTS!).toBeLessThanOrEqual(256)
+      // Where results are quantised by whole blocks, the same tree, and four waves of 32 threads for each of 128 cores.
+      const next = { ...shape, next: { NIBBLES: 1, GROUP16: 0, NORM: 1 } }
+      const { defines } = linearSources(next, true).get(1)!
+      expect([defines['SEGMENTS'], defines['LANES']]).toEqual([SEGMENTS, 32])
+      expect(vectorColumns(next, rows) * SEGMENTS!, `${name} ${rows} x ${cols}`).toBeGreaterThanOrEqual(512)
     }
   }
 })

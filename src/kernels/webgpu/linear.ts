@@ -1,27 +1,24 @@
 /** Matrix products: which kernels a matrix gets, by its shape and the rows of a step, and their launches. */
-import type { Activation, LinearOptions, LogitsOptions, Norm } from '../ops.ts'
+import type { Activation, LinearOptions, LogitsOptions } from '../ops.ts'
 import {
   bind,
-  bufferBytes,
-  createRows,
   Launch,
   LongLaunch,
-  normWeight,
   type GpuActivation,
   type GpuContext,
   type PreparedOp,
+  type QuantizedResults,
   type Uniform,
 } from './context.ts'
 import type { GpuMatrix, MatrixShard, WeightForm } from './matrix.ts'
 import type { BindingKind, KernelSource } from './pipelines.ts'
-import type { StepRows } from './step-layout.ts'
+import { isQuantized, type PreparedRows, ROWS, type RowSelection } from './prepared-rows.ts'
 
-export const LINEAR: readonly BindingKind[] = ['read', 'uniform', 'read', 'read', 'read', 'write', 'read']
-const PREPARE: readonly BindingKind[] = ['read', 'uniform', 'read', 'read', 'write']
+/** The bindings of a product; of one with experts' matrices; of one that quantises its results. */
+const LINEAR: readonly BindingKind[] = ['read', 'uniform', 'read', 'read', 'read', 'write', 'read']
+const EXPERTS: readonly BindingKind[] = ['read']
+const NEXT: readonly BindingKind[] = ['write', 'read']
 
-/** Which rows of a step a call takes: all there are, or its sample rows or score rows among them. */
-type RowSelection = StepRows | 'sample' | 'score'
-const ROWS: Readonly<Record<RowSelection, number>> = { all: 0, sample: 1, score: 2, output: 3 }
 /** Of linear-io.wgsl. */
 export const FLAG = {
   bias: 1,
@@ -45,7 +42,8 @@ const MATRIX_TILE = 64
 /** What keeps a large card busy: 4 workgroups for each of 128 cores, of 256 threads. */
 const BUSY_WORKGROUPS = 512
 const WORKGROUP_THREADS = 256
-const PREPARE_THREADS = 64
+/** Columns of a block of quantised results, and of a tile of weights. */
+const BLOCK_COLUMNS = 32
 
 /** What of a matrix decides its kernels. */
 interface MatrixShape {
@@ -55,6 +53,10 @@ interface MatrixShape {
   readonly isGated: boolean
   /** Experts of a row, each with a matrix of this shape; absent: one matrix for all rows. */
   readonly topK?: number
+  /** x is normalised before. */
+  readonly isNormed?: boolean
+  /** Results are written quantised too. */
+  readonly next?: QuantizedResults['defines'] | undefined
 }
 
 /** How a matrix is cut: the same for every number of rows, because SEGMENTS is the K-reduction tree. */
@@ -65,14 +67,20 @@ interface Cut {
   readonly LANES: number
 }
 
-/** Enough threads and workgroups to keep a large card busy, two blocks at least a thread. Pure: a matrix has the same bits on every adapter. */
-function cut({ rows, cols, isGated, topK = 1 }: MatrixShape): Cut {
+/**
+ * Enough threads and workgroups to keep a large card busy, two blocks at least per thread. Pure: a matrix has the same bits on every adapter, and
+ * whether its results are quantised or not. A workgroup that quantises has whole blocks of 32 columns: fewer of them have as many threads each as
+ * there may be.
+ */
+function cut({ rows, cols, form, isGated, topK = 1, next }: MatrixShape): Cut {
   const outputs = (isGated ? rows / 2 : rows) * topK
   const numBlocks = Math.ceil(cols / 32)
+  const most = isQuantized(form) ? WORKGROUP_THREADS / BLOCK_COLUMNS : 32
   let SEGMENTS = 4
-  while (SEGMENTS < 32 && outputs * SEGMENTS < BUSY_WORKGROUPS * WORKGROUP_THREADS && SEGMENTS * 4 <= numBlocks)
+  while (SEGMENTS < most && outputs * SEGMENTS < BUSY_WORKGROUPS * WORKGROUP_THREADS && SEGMENTS * 4 <= numBlocks)
     SEGMENTS *= 2
-  let LANES = 32
+  let LANES = BLOCK_COLUMNS
+  if (next !== undefined) return { SEGMENTS, LANES }
   while (LANES > 4 && (outputs < BUSY_WORKGROUPS * LANES || LANES * SEGMENTS > WORKGROUP_THREADS)) LANES /= 2
   return { SEGMENTS, LANES }
 }
@@ -96,14 +104,28 @@ function source(shape: MatrixShape, TM: number, hasPackedDot: boolean): KernelSo
   const { FORMAT, FP4, GROUP, MINS } = shape.form
   const { SEGMENTS, LANES } = cut(shape)
   const isExperts = shape.topK !== undefined
-  const bindings = isExperts ? [...LINEAR, 'read' as const] : LINEAR
-  const common = { FORMAT, FP4, GROUP, MINS, SEGMENTS, DOT4: hasPackedDot ? 1 : 0, EXPERTS: isExperts ? 1 : 0 }
-  if (TM === 0) return { name: 'linear-matrix', bindings, defines: common }
+  const { isNormed = false, next } = shape
+  const bindings: BindingKind[] = [...LINEAR, ...(isExperts ? EXPERTS : []), ...(next === undefined ? [] : NEXT)]
+  const common = {
+    FORMAT,
+    FP4,
+    GROUP,
+    MINS,
+    SEGMENTS,
+    DOT4: hasPackedDot ? 1 : 0,
+    EXPERTS: isExperts ? 1 : 0,
+    NORMED: isNormed && isQuantized(shape.form) ? 1 : 0,
+  }
+  /** @param rows of results that a workgroup has before it quantises them */
+  const nextDefines = (rows: number, columns: number) =>
+    next === undefined ? {} : { NEXT: 1, ...next, RESULTS: rows * columns, QUADS: (rows * columns) / 4 }
+  if (TM === 0)
+    return { name: 'linear-matrix', bindings, defines: { ...common, ...nextDefines(MATRIX_TILE / 4, MATRIX_TILE) } }
   // A lane of a gated matrix has a gate's row and its up row.
   const R = shape.isGated ? 2 : 1
   // Rows whose segments are added at a time: workgroup memory must not be what limits the waves of a core.
   const TOGETHER = Math.min(TM, 8 / R)
-  const defines = { ...common, TM, R, LANES, TOGETHER, STEP: TM <= 4 ? 2 : 1 }
+  const defines = { ...common, ...nextDefines(TM, LANES), TM, R, LANES, TOGETHER, STEP: TM <= 4 ? 2 : 1 }
   return { name: 'linear-vector', bindings, defines }
 }
 
@@ -118,14 +140,6 @@ export function expertSources(
   hasPackedDot: boolean,
 ): { readonly pairs: KernelSource; readonly tiles: KernelSource } {
   return { pairs: source(shape, 1, hasPackedDot), tiles: source(shape, 0, hasPackedDot) }
-}
-
-/** The kernel that makes the inputs of a product, or null: the rows are taken as they are. */
-export function prepareSource({ FORMAT }: WeightForm, hasNorm: boolean, selection: RowSelection): KernelSource | null {
-  const INT8 = FORMAT < 16 ? 1 : 0
-  if (INT8 === 0 && !hasNorm && (selection === 'all' || selection === 'output')) return null
-  const defines = { INT8, NIBBLES: FORMAT === 4 ? 1 : 0, NORM: hasNorm ? 1 : 0, WS: PREPARE_THREADS }
-  return { name: 'prepare', bindings: PREPARE, defines }
 }
 
 /** The uniforms of xIELU; zeros where there is another activation. */
@@ -153,23 +167,17 @@ interface Product {
   /** First of the selected rows, and the most rows of a call. */
   readonly firstRow: number
   readonly maxRows: number
+  readonly next: QuantizedResults | undefined
 }
 
 /** Launches matrix products with the kernel that fits shape and rows. */
 export class LinearKernels {
   readonly #context: GpuContext
-  readonly #maxRows: number
-  /** Prepared rows by activation and form; shared by all products of the same input, which follow one another. */
-  readonly #prepared = new Map<string, GPUBuffer>()
+  readonly #prepared: PreparedRows
 
-  /** @param maxRows rows that one product can have at most, selected ones included */
-  constructor(context: GpuContext, maxRows: number) {
+  constructor(context: GpuContext, prepared: PreparedRows) {
     this.#context = context
-    this.#maxRows = maxRows
-  }
-
-  get scratchBytes(): number {
-    return bufferBytes([...this.#prepared.values()])
+    this.#prepared = prepared
   }
 
   /** out (+)= f(x W^T) for all rows of a step. Throws when shapes do not fit. */
@@ -185,49 +193,38 @@ export class LinearKernels {
     if ((options.glu !== undefined) !== w.isGated) {
       throw new Error(`linear ${w.label}: loaded ${w.isGated ? 'with' : 'without'} gated rows, called the other way`)
     }
-    const product = {
-      out: target,
-      x: source,
-      w,
-      options,
-      logits: null,
-      selection: this.#context.stepRows,
-      firstRow: 0,
-      maxRows: this.#maxRows,
-    }
-    const prepare = this.prepare(source, w, options.norm, product.selection)
-    const multiply = this.#multiply({ ...product, label: w.label })
+    const selection = this.#context.stepRows
+    const prepare = this.#prepared.prepareOnce(source, w, options.norm)
+    let next: QuantizedResults | undefined
+    let product: PreparedOp | null = null
+    // Made when first used: until then an op that follows may ask for quantised results.
+    const settled = (): PreparedOp =>
+      (product ??= this.#multiply({
+        label: w.label,
+        out: target,
+        x: source,
+        w,
+        options,
+        logits: null,
+        selection,
+        firstRow: 0,
+        maxRows: target.maxRows,
+        next,
+      }))
     return {
-      sources: [...(prepare === null ? [] : prepare.sources), ...multiply.sources],
+      get sources() {
+        return [...(prepare?.sources ?? []), ...settled().sources]
+      },
+      quantize: (results) => {
+        if (!isQuantized(w.form) || next !== undefined) return false
+        next = results
+        return true
+      },
       launch: (numRows) => {
         prepare?.launch(numRows)
-        multiply.launch(numRows)
+        settled().launch(numRows)
       },
     }
-  }
-
-  /** The selected rows as the products of `w` take them, or null where they are taken as they are. */
-  prepare(
-    x: GpuActivation,
-    w: Pick<GpuMatrix, 'label' | 'cols' | 'form' | 'numBlocks'>,
-    norm: Norm | undefined,
-    selection: RowSelection,
-  ): PreparedOp | null {
-    const source = prepareSource(w.form, norm !== undefined, selection)
-    if (source === null) return null
-    const { buffer, stride } = x
-    const launch = new Launch(
-      this.#context,
-      source,
-      bind(
-        this.#context,
-        `${w.label} prepare`,
-        PREPARE,
-        [w.numBlocks, stride, { f32: 1 / w.cols }, { f32: norm?.eps ?? 0 }, ROWS[selection]],
-        [buffer, normWeight(this.#context, norm), this.#preparedBuffer(x, w)],
-      ),
-    )
-    return { sources: [source], launch: (numRows) => launch.add(numRows) }
   }
 
   /**
@@ -243,53 +240,33 @@ export class LinearKernels {
     firstRow: number,
     maxRows: number,
   ): PreparedOp {
-    const out = { buffer: target, stride: w.rows, cols: w.rows }
-    const options = { norm: logits.norm }
-    const source = this.#context.activation(x)
     return this.#multiply({
       label: `${w.label} logits`,
-      out,
-      x: source,
+      out: { buffer: target, stride: w.rows, cols: w.rows },
+      x: this.#context.activation(x),
       w,
-      options,
+      options: { norm: logits.norm },
       logits,
       selection,
       firstRow,
       maxRows,
+      next: undefined,
     })
   }
 
-  /** The rows of x as the products of `w` take them, and the vec4s between two. */
-  inputs(
-    x: GpuActivation,
-    w: Pick<GpuMatrix, 'label' | 'cols' | 'form' | 'numBlocks'>,
-    norm: Norm | undefined,
-    selection: RowSelection,
-  ): { readonly buffer: GPUBuffer; readonly stride: number } {
-    const isPrepared = prepareSource(w.form, norm !== undefined, selection) !== null
-    if (!isPrepared) return { buffer: x.buffer, stride: x.stride / 4 }
-    return { buffer: this.#preparedBuffer(x, w), stride: w.numBlocks * (w.form.FORMAT < 16 ? 3 : 8) }
-  }
-
-  #preparedBuffer(
-    x: GpuActivation,
-    { form, numBlocks }: Pick<GpuMatrix, 'label' | 'cols' | 'form' | 'numBlocks'>,
-  ): GPUBuffer {
-    const blockBytes = form.FORMAT < 16 ? 48 : 128
-    const key = `${x.id} ${blockBytes}`
-    let buffer = this.#prepared.get(key)
-    if (buffer === undefined) {
-      const rows = Math.max(this.#maxRows, x.maxRows)
-      buffer = createRows(this.#context, `${x.label} prepared`, rows, numBlocks * blockBytes)
-      this.#prepared.set(key, buffer)
-    }
-    return buffer
-  }
-
   #multiply(product: Product): PreparedOp {
-    const { label, logits, maxRows, firstRow, options, out, selection, w, x } = product
+    const { label, logits, maxRows, firstRow, options, out, selection, w, x, next } = product
     const { capabilities, nothing } = this.#context
-    const { buffer: rows, stride } = this.inputs(x, w, options.norm, selection)
+    const { buffer: rows, stride } = this.#prepared.inputs(x, w, options.norm, selection)
+    const shape = {
+      rows: w.rows,
+      cols: w.cols,
+      form: w.form,
+      isGated: w.isGated,
+      isNormed: options.norm !== undefined,
+      next: next?.defines,
+    }
+    const kernels = linearSources(shape, capabilities.hasPackedDot)
     const groupAt = (shard: MatrixShard, firstTile: number) => {
       const firstOutput = w.isGated ? shard.firstRow / 2 : shard.firstRow
       const outputs = w.isGated ? shard.numRows / 2 : shard.numRows
@@ -312,16 +289,19 @@ export class LinearKernels {
           activationFlags(options),
         ...xieluParams(options.activation),
         firstTile,
+        { f32: 1 / w.cols },
+        { f32: options.norm?.eps ?? 0 },
       ]
       const bias = options.bias === undefined ? nothing : this.#context.vector(options.bias).buffer
-      return bind(this.#context, label, LINEAR, params, [rows, shard.codes, shard.scales, out.buffer, bias])
+      const results = next === undefined ? [] : [next.buffer, next.weight ?? nothing]
+      const buffers = [rows, shard.codes, shard.scales, out.buffer, bias, ...results]
+      return bind(this.#context, label, kernels.get(0)!.bindings, params, buffers)
     }
-    const kernels = linearSources(w, capabilities.hasPackedDot)
     const parts = w.shards.map((shard) => {
       const group = groupAt(shard, 0)
       return {
         vectors: VECTOR_ROWS.map((TM) => new Launch(this.#context, kernels.get(TM)!, group)),
-        columns: vectorColumns(w, shard.numRows),
+        columns: vectorColumns(shape, shard.numRows),
         tiles: new LongLaunch(this.#context, kernels.get(0)!, 'y', (firstTile) => groupAt(shard, firstTile)),
         tileColumns: Math.ceil(shard.numRows / MATRIX_TILE),
         operations: 2 * shard.numRows * w.cols,

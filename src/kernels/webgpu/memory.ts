@@ -35,6 +35,7 @@ import { wholeMatrix } from '../dequantize.ts'
 import { importMatrix, loadMatrix, packedLayout, type GpuMatrix, type MatrixLoader } from './matrix.ts'
 import { tryAllocate } from './memory-probe.ts'
 import { Pipelines } from './pipelines.ts'
+import { PreparedRows } from './prepared-rows.ts'
 import { type GpuRope } from './rope.ts'
 import { SampleKernels } from './sample.ts'
 import { maxStateSlots, StateKernels, stateSlotBytes } from './states.ts'
@@ -60,6 +61,7 @@ export class GpuMemory {
   protected readonly options: WebGpuBackendOptions
   protected readonly gpu: GpuDevice
   protected readonly context: GpuContext
+  protected readonly preparedRows: PreparedRows
   protected readonly linearKernels: LinearKernels
   protected readonly expertKernels: ExpertKernels
   protected readonly attentionKernels: AttentionKernels
@@ -114,12 +116,19 @@ export class GpuMemory {
       activation: (activation) => this.activations.get(activation),
     }
     const { limits } = options
-    this.linearKernels = new LinearKernels(this.context, Math.max(limits.maxRows, limits.maxSampleRows))
-    this.expertKernels = new ExpertKernels(this.context, this.linearKernels)
+    this.preparedRows = new PreparedRows(this.context, Math.max(limits.maxRows, limits.maxSampleRows))
+    this.linearKernels = new LinearKernels(this.context, this.preparedRows)
+    this.expertKernels = new ExpertKernels(this.context, this.preparedRows)
     this.attentionKernels = new AttentionKernels(this.context, limits, options.kvFormat === 'q8')
     this.stateKernels = new StateKernels(this.context, limits)
     this.lowRankKernels = new LowRankKernels(this.context, limits.maxRows)
-    this.sampleKernels = new SampleKernels(this.context, this.linearKernels, limits, options.listCapacity)
+    this.sampleKernels = new SampleKernels(
+      this.context,
+      this.linearKernels,
+      this.preparedRows,
+      limits,
+      options.listCapacity,
+    )
   }
 
   get packedLayout(): string {
@@ -234,7 +243,7 @@ export class GpuMemory {
           this.context.nothing,
           ...[...this.activations.values(), ...this.ropes.values()].map(({ buffer }) => buffer),
         ]) +
-        this.linearKernels.scratchBytes +
+        this.preparedRows.scratchBytes +
         this.expertKernels.scratchBytes +
         this.attentionKernels.scratchBytes +
         this.stateKernels.scratchBytes +

@@ -3,7 +3,8 @@ import type { Activation, BackendLimits, LogitsOptions } from '../ops.ts'
 import type { SampleRow, ScoreRow } from '../sample-spec.ts'
 import { GREEDY_TEMPERATURE } from '../sampling.ts'
 import { bind, bufferBytes, createStorage, Launch, type GpuContext, type PreparedOp } from './context.ts'
-import { linearSources, prepareSource, type LinearKernels } from './linear.ts'
+import { linearSources, type LinearKernels } from './linear.ts'
+import { prepareSource, type PreparedRows } from './prepared-rows.ts'
 import type { GpuMatrix } from './matrix.ts'
 import type { BindingKind, KernelSource } from './pipelines.ts'
 import { RESULT_TOKENS, RESULT_WORDS, type LogprobSlot, type ResultLayout } from './results.ts'
@@ -68,6 +69,7 @@ interface Head {
 export class SampleKernels {
   readonly #context: GpuContext
   readonly #linear: LinearKernels
+  readonly #prepared: PreparedRows
   readonly #kernels: Kernels
   readonly #filterBytes: number // of a row
   readonly #limits: BackendLimits
@@ -90,11 +92,18 @@ export class SampleKernels {
   #scores: LogprobSlot[] = []
   #resultWords = RESULT_TOKENS
 
-  constructor(context: GpuContext, linear: LinearKernels, limits: BackendLimits, listCapacity = LIST_CAPACITY) {
+  constructor(
+    context: GpuContext,
+    linear: LinearKernels,
+    prepared: PreparedRows,
+    limits: BackendLimits,
+    listCapacity = LIST_CAPACITY,
+  ) {
     this.#kernels = sampleKernels(listCapacity)
     this.#filterBytes = 4 * (FILTER_WORDS + listCapacity)
     this.#context = context
     this.#linear = linear
+    this.#prepared = prepared
     this.#limits = limits
     const { device } = context
     this.sampled = createStorage(device, 'sampled', 8 * limits.maxSampleRows)
@@ -228,9 +237,9 @@ export class SampleKernels {
   }
 
   /** Every kernel that sampling and scoring with a head may launch. */
-  sources(head: GpuMatrix, options: LogitsOptions): readonly KernelSource[] {
-    const prepare = prepareSource(head.form, options.norm !== undefined, 'sample')
-    const products = linearSources(head, this.#context.capabilities.hasPackedDot).values()
+  sources(head: GpuMatrix): readonly KernelSource[] {
+    const prepare = prepareSource(head.form, true, 'sample')
+    const products = linearSources({ ...head, isNormed: true }, this.#context.capabilities.hasPackedDot).values()
     return [...(prepare === null ? [] : [prepare]), ...products, ...Object.values(this.#kernels)]
   }
 
@@ -249,8 +258,8 @@ export class SampleKernels {
     this.#vocab = matrix.rows
     const words = 4 * this.#limits.maxSampleRows * Math.ceil(matrix.rows / VOCAB_CHUNK)
     this.#maxima = createStorage(this.#context.device, 'maxima', 4 * words)
-    this.#prepareSamples = this.#linear.prepare(this.#context.activation(x), matrix, options.norm, 'sample')
-    this.#prepareScores = this.#linear.prepare(this.#context.activation(x), matrix, options.norm, 'score')
+    this.#prepareSamples = this.#prepared.prepare(this.#context.activation(x), matrix, options.norm, 'sample')
+    this.#prepareScores = this.#prepared.prepare(this.#context.activation(x), matrix, options.norm, 'score')
   }
 
   #chunk(selection: 'sample' | 'score', logits: GPUBuffer, firstRow: number, capacity: number): LogitsChunk {

@@ -207,7 +207,8 @@ export class StepQueue {
         pass.setPipeline(pipeline)
       }
       pass.setBindGroup(0, dispatch.group)
-      pass.dispatchWorkgroups(dispatch.x, dispatch.y)
+      if (dispatch.y === 1) pass.dispatchWorkgroups(dispatch.x)
+      else pass.dispatchWorkgroups(dispatch.x, dispatch.y)
     }
     pass.end()
   }

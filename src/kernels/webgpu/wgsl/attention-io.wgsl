@@ -32,9 +32,13 @@ struct AttentionParams {
 @group(0) @binding(4) var<storage, read_write> out: array<f32>;
 @group(0) @binding(5) var<storage, read_write> partials: array<f32>;
 @group(0) @binding(6) var<storage, read> sinks: array<f32>; // a logit beside each head's scores
-
+#if BIAS
 @group(0) @binding(7) var<storage, read> distances: array<f32>; // by distance: a bias of each head, or a bucket
 @group(0) @binding(8) var<storage, read> relative_scores: array<f32>; // [rows, 2, heads, num_buckets]
+#endif
+#if NEXT
+@group(0) @binding(7) var<storage, read_write> quantized: array<u32>; // the rows of out, see quantize-results.wgsl
+#endif
 
 #include "kv-layout.wgsl"
 

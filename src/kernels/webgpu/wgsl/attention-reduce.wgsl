@@ -14,6 +14,23 @@ var<workgroup> sums: array<f32, $(WS)>;
 var<workgroup> old_factors: array<f32, $(WS)>;
 var<workgroup> factors: array<f32, $(WS)>;
 
+#if NEXT
+var<workgroup> results: array<f32, $(D)>;
+
+var<private> row_and_head: vec2<u32>;
+
+fn result_quad(i: u32) -> vec4<f32> {
+  return vec4<f32>(results[4u * i], results[4u * i + 1u], results[4u * i + 2u], results[4u * i + 3u]);
+}
+
+#include "quantize-results.wgsl"
+
+fn place_of(own: u32) -> Place {
+  let block = row_and_head.y * $(D / 32)u + own;
+  return Place(block, (row_and_head.x * (params.out_stride >> 5u) + block) * RECORD_WORDS, true);
+}
+#endif
+
 @compute @workgroup_size($(WS))
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   // [row, first partial, number of partials]
@@ -58,7 +75,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   let total = total_weight(all_sum, all_max, head);
 #repeat n (D + WS - 1) / WS
   if ($(n * WS)u + lane < $(D)u) {
-    out[row * params.out_stride + head * $(D)u + $(n * WS)u + lane] = value$(n) / total;
+    let result$(n) = value$(n) / total;
+    out[row * params.out_stride + head * $(D)u + $(n * WS)u + lane] = result$(n);
+#if NEXT
+    results[$(n * WS)u + lane] = result$(n);
+#endif
   }
 #end
+#if NEXT
+  row_and_head = vec2<u32>(row, head);
+  quantize_results($(D / 4)u, lane, $(WS)u);
+#endif
 }

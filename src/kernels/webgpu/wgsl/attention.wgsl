@@ -28,6 +28,23 @@ var<workgroup> all_max_of: array<f32, $(TM * G)>;
 var<workgroup> all_sum_of: array<f32, $(TM * G)>;
 var<workgroup> old_factor_of: array<f32, $(TM * G)>;
 
+#if NEXT
+var<private> item_rows: vec3<u32>; // first row, number of rows, group of heads
+
+fn result_quad(i: u32) -> vec4<f32> {
+  return queries[i];
+}
+
+#include "quantize-results.wgsl"
+
+fn place_of(own: u32) -> Place {
+  let vector = own / $(D / 32)u;
+  let m = vector / $(G)u;
+  let block = (item_rows.z * $(G)u + vector % $(G)u) * $(D / 32)u + own % $(D / 32)u;
+  return Place(block, ((item_rows.x + m) * (params.out_stride >> 5u) + block) * RECORD_WORDS, m < item_rows.y);
+}
+#endif
+
 fn add_products(sum: f32, key: vec4<f32>, query: vec4<f32>) -> f32 {
   return fma(key.w, query.w, fma(key.z, query.z, fma(key.y, query.y, fma(key.x, query.x, sum))));
 }
@@ -219,9 +236,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         if (item.partial < 0) {
           let at = (item.row + m) * params.out_stride + head * $(D)u + d;
           let total = total_weight(all_sum_of[vector], all_max_of[vector], head);
+          let result = all$(n) / total;
 #repeat e 4
-          out[at + $(e)u] = all$(n)[$(e)] / total;
+          out[at + $(e)u] = result[$(e)];
 #end
+#if NEXT
+          // Nobody reads the queries any more.
+          queries[i] = result;
+#endif
         } else {
           let at = (u32(item.partial) * params.num_kv_heads * $(G * PARTS_OF_GROUP)u + head) * $(D + 2)u;
 #repeat e 4
@@ -236,4 +258,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
   }
 #end
+#if NEXT
+  if (item.partial >= 0) {
+    return;
+  }
+  item_rows = vec3<u32>(item.row, item.num_rows, group.y);
+  quantize_results($(TM * G * D / 4)u, lane, $(WS)u);
+#endif
 }

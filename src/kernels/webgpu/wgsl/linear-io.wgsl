@@ -20,6 +20,8 @@ struct LinearParams {
   alpha_n: f32,
   beta: f32,
   first_tile: u32, // of linear-matrix.wgsl: tiles of rows before those of this dispatch
+  inverse_cols: f32, // of x, for its norm
+  norm_eps: f32,
 #if EXPERTS
   pairs_of_row: u32, // rows of x stand for this many pairs of row and expert
   max_pairs: u32, // see routing.wgsl
@@ -62,6 +64,31 @@ fn take_expert(index: u32) -> bool {
 }
 #endif
 
+#if NEXT
+// Records of the results for the products that follow, see quantize-results.wgsl.
+@group(0) @binding(7) var<storage, read_write> quantized: array<u32>;
+@group(0) @binding(8) var<storage, read> next_weight: array<vec4<f32>>;
+
+// f32 [rows at a time][columns of a workgroup]
+var<workgroup> results: array<f32, $(RESULTS)>;
+
+fn result_quad(i: u32) -> vec4<f32> {
+  return vec4<f32>(results[4u * i], results[4u * i + 1u], results[4u * i + 2u], results[4u * i + 3u]);
+}
+
+#include "quantize-results.wgsl"
+
+fn place_at(row: u32, column: u32, is_row: bool) -> Place {
+  let block = (params.first_output + column) >> 5u;
+  return Place(block, (row * (params.out_stride >> 5u) + block) * RECORD_WORDS, is_row);
+}
+#endif
+
+// 1 / rms of a row of x from the sum of its squares.
+fn norm_factor(squares: f32) -> f32 {
+  return 1.0 / sqrt(squares * params.inverse_cols + params.norm_eps);
+}
+
 // Rows of a tile of the weight layout: [tile][unit of K][TILE rows] vec4<u32>, see matrix.ts.
 const TILE = 32u;
 
@@ -71,26 +98,27 @@ fn num_rows_of_call() -> u32 {
   return min(rows - min(rows, params.first_row), params.max_rows);
 }
 
-// Stores a finished sum as column n of row m of this call. `up`: the up projection's sum of a gated matrix.
-fn store(m: u32, n: u32, sum: f32, up: f32) {
+// Stores a finished sum as column n of row m of this call, and returns what it became. `up`: the up projection's sum of a gated matrix.
+// `factor`: of the row, by its norm.
+fn store(m: u32, n: u32, sum: f32, up: f32, factor: f32) -> f32 {
 #if EXPERTS
-  let weight_scale = bitcast<f32>(scales[params.factors_at + expert]);
+  let scale = bitcast<f32>(scales[params.factors_at + expert]) * factor;
   let bias_at = (params.first_expert + expert) * params.bias_stride;
 #else
-  let weight_scale = params.weight_scale;
+  let scale = params.weight_scale * factor;
   let bias_at = 0u;
 #endif
-  var value = sum * weight_scale;
+  var value = sum * scale;
   let column = params.first_output + n;
   if ((params.flags & FLAG_BIAS) != 0u) {
     value += bias[bias_at + column];
   }
   if (is_gated()) {
-    var factor = up * weight_scale;
+    var multiplier = up * scale;
     if ((params.flags & FLAG_BIAS) != 0u) {
-      factor += bias[bias_at + params.up_bias + column];
+      multiplier += bias[bias_at + params.up_bias + column];
     }
-    value = join(value, factor);
+    value = join(value, multiplier);
   } else if ((params.flags & FLAGS_ACTIVATED) != 0u) {
     value = activate(value);
   }
@@ -105,4 +133,5 @@ fn store(m: u32, n: u32, sum: f32, up: f32) {
     value += out[at];
   }
   out[at] = value;
+  return value;
 }

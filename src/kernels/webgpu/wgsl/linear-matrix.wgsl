@@ -13,9 +13,24 @@
 var<workgroup> xs: array<vec4<u32>, 192>; // [64 rows][3]
 var<workgroup> ws: array<vec4<u32>, 256>; // [2][64 output rows]
 var<workgroup> weights_of: array<vec4<f32>, 64>;
+#if NORMED
+var<workgroup> factors: array<f32, 64>; // of the rows, by their norm
+#endif
 #else
 var<workgroup> xs: array<vec4<f32>, 512>; // [64 rows][8]
 var<workgroup> ws: array<vec4<f32>, 512>; // [8][64 output rows]
+#endif
+
+#if NEXT
+// Row and column of the first of the results, and where the rows end: x, z and y.
+var<private> first_result: vec3<u32>;
+
+fn place_of(own: u32) -> Place {
+  let blocks = select(2u, 1u, is_gated());
+  let row = first_result.x + own / blocks * 4u;
+  let column = first_result.z + own % blocks * 32u;
+  return place_at(row, column, row < first_result.y && column < params.num_outputs);
+}
 #endif
 
 // Where row `row` of this call stands in x.
@@ -57,9 +72,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   var acc$(m)_$(i) = 0.0;
 #end
 #end
+#if NORMED
+  var all_squares = 0.0;
+#endif
   let segment_blocks = (params.num_blocks + $(SEGMENTS - 1)u) / $(SEGMENTS)u;
   for (var segment = 0u; segment < $(SEGMENTS)u; segment++) {
     let end_block = min((segment + 1u) * segment_blocks, params.num_blocks);
+#if NORMED
+    var squares = 0.0;
+#endif
     for (var block = segment * segment_blocks; block < end_block; block++) {
       workgroupBarrier();
 #if FORMAT < 16
@@ -102,6 +123,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #end
 #endif
       workgroupBarrier();
+#if NORMED
+      if (index < 64u) {
+        squares += bitcast<f32>(xs[index * 3u + 2u].w);
+      }
+#endif
 #if FORMAT < 16
 #repeat i 4
       let low$(i) = ws[lane + $(16 * i)u];
@@ -144,7 +170,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     acc$(m)_$(i) = 0.0;
 #end
 #end
+#if NORMED
+    all_squares = select(all_squares + squares, squares, segment == 0u);
+#endif
   }
+#if NORMED
+  if (index < 64u) {
+    factors[index] = norm_factor(all_squares);
+  }
+#endif
   // The sums go through workgroup memory, a row of each thread's at a time: neighbours store neighbouring columns, and the text has one epilogue.
   let columns = select(64u, 32u, is_gated());
   for (var m = 0u; m < 4u; m++) {
@@ -164,15 +198,27 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       let column = item % columns;
       let row = first_row + item / columns * 4u + m;
       let n = group.x * columns + column;
+      var factor = 1.0;
+#if NORMED
+      factor = factors[item / columns * 4u + m];
+#endif
+      var result = 0.0;
       if (row < num_rows && n < params.num_outputs) {
         // Of a gated matrix the first tile of 32 packed rows is the gate's, the second the up projection's.
         let sums = bitcast<vec4<f32>>(ws[item / columns * 16u + column % 16u]);
 #if EXPERTS
-        store(routing[sorted_at(params.max_pairs, row)], n, sums[column / 16u], sums[min(column / 16u + 2u, 3u)]);
+        result = store(routing[sorted_at(params.max_pairs, row)], n, sums[column / 16u], sums[min(column / 16u + 2u, 3u)], factor);
 #else
-        store(row, n, sums[column / 16u], sums[min(column / 16u + 2u, 3u)]);
+        result = store(row, n, sums[column / 16u], sums[min(column / 16u + 2u, 3u)], factor);
 #endif
       }
+#if NEXT
+      results[item] = result;
+#endif
     }
+#if NEXT
+    first_result = vec3<u32>(first_row + m, num_rows, group.x * columns);
+    quantize_results(4u * columns, index, 256u);
+#endif
   }
 }

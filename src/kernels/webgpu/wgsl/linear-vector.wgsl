@@ -12,6 +12,18 @@
 #include "linear-io.wgsl"
 #include "linear-weights.wgsl"
 
+#if NEXT
+// Row and column of the first of the results, and where the rows end: x, z and y.
+var<private> first_result: vec3<u32>;
+
+fn place_of(own: u32) -> Place {
+  return place_at(first_result.x + own, first_result.z, first_result.x + own < first_result.y);
+}
+#endif
+#if NORMED
+// [segment][row]: sums of the squares of x
+var<workgroup> row_squares: array<f32, $(SEGMENTS * TM)>;
+#endif
 // [segment][row of those added at a time][R][lane]
 var<workgroup> partials: array<f32, $(SEGMENTS * TOGETHER * R * LANES)>;
 
@@ -46,6 +58,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
 #repeat i R
   var acc$(m)_$(i) = 0.0;
 #end
+#if NORMED
+  var squares$(m) = 0.0;
+#endif
 #end
 #repeat i R
   let codes_at$(i) = codes_of(packed + $(32 * i)u);
@@ -82,6 +97,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
       let x_low = x[at];
       let x_high = x[at + 1u];
       let activations = x[at + 2u];
+#if NORMED
+      squares$(m) += bitcast<f32>(activations.w);
+#endif
 #repeat i R
       acc$(m)_$(i) = add_block(acc$(m)_$(i), dot16(low$(i), x_low), dot16(high$(i), x_high), weights$(i), activations);
 #end
@@ -128,6 +146,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
   // Gate and up rows of a gated matrix lie in alternating tiles: row i = 0 is the gate's, 1 the up projection's.
   let columns = select($(R * LANES)u, $(LANES)u, is_gated());
   let index = local.y * $(LANES)u + local.x;
+#if NORMED
+  if (local.x == 0u) {
+#repeat m TM
+    row_squares[local.y * $(TM)u + $(m)u] = squares$(m);
+#end
+  }
+#endif
 #repeat t TM / TOGETHER
   workgroupBarrier();
 #repeat m TOGETHER
@@ -157,9 +182,25 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     // Column c of the workgroup's tiles; a gated matrix has one column for two packed rows.
     let tiles = select($(R)u, 1u, is_gated());
     let n = group.x / $(32 / LANES)u * (32u * tiles) + column / $(LANES)u * 32u + group.x % $(32 / LANES)u * $(LANES)u + column % $(LANES)u;
-    if (row < num_rows && n < params.num_outputs) {
-      store(row, n, sum, up);
+    var factor = 1.0;
+#if NORMED
+    var squares = row_squares[$(t * TOGETHER)u + m];
+    for (var segment = 1u; segment < $(SEGMENTS)u; segment++) {
+      squares += row_squares[segment * $(TM)u + $(t * TOGETHER)u + m];
     }
+    factor = norm_factor(squares);
+#endif
+    var result = 0.0;
+    if (row < num_rows && n < params.num_outputs) {
+      result = store(row, n, sum, up, factor);
+    }
+#if NEXT
+    results[$(t * TOGETHER * 32)u + item] = result;
+#endif
   }
 #end
+#if NEXT
+  first_result = vec3<u32>(first_row, num_rows, group.x * 32u);
+  quantize_results($(TM * 8)u, index, $(LANES * SEGMENTS)u);
+#endif
 }

@@ -98,7 +98,7 @@ fn dot16(a: vec4<u32>, b: vec4<u32>) -> i32 {
   return dot4(a.x, b.x) + dot4(a.y, b.y) + (dot4(a.z, b.z) + dot4(a.w, b.w));
 }
 
-// acc and a block: its integer sums by half, the weights' scales and minimums, and the last vec4 of the block's activations.
+// acc and a block: its integer sums by half, the weights' scales and minimums, and the numbers of the block's activations (quantize.wgsl).
 fn add_block(acc: f32, low: i32, high: i32, weights: vec4<f32>, activations: vec4<u32>) -> f32 {
   let sums = bitcast<vec3<f32>>(activations.xyz);
 #if GROUP == 16
@@ -111,12 +111,12 @@ fn add_block(acc: f32, low: i32, high: i32, weights: vec4<f32>, activations: vec
 #else
 #if FORMAT == 4 && !MINS && !FP4
   // A code c means c - 8.
-  var sum = fma(f32(low + high + bitcast<i32>(activations.w)), weights.x * sums.x, acc);
+  var sum = fma(f32(low + high + bitcast<i32>(activations.z)), weights.x * sums.x, acc);
 #else
   var sum = fma(f32(low + high), weights.x * sums.x, acc);
 #endif
 #if MINS
-  sum = fma(weights.z, sums.y + sums.z, sum);
+  sum = fma(weights.z, sums.y, sum);
 #endif
 #endif
   return sum;
