@@ -1,4 +1,4 @@
-/** Calls to engines elsewhere: which one a request goes to, its stream, and what a failure says of the engine. */
+/** Calls remote engines: chooses one for each request, reads its stream, and reports failures to its circuit. */
 import { EngineError } from '../engine/request.ts'
 import type { GenerationRequest, PromptInput } from '../engine/request.ts'
 import { remoteRequest } from './request-wire.ts'
@@ -21,14 +21,14 @@ interface CallerOptions {
   readonly idleTimeoutMs: number
 }
 
-/** Aborts the calls of a request whose time is over: unlike a client that leaves, it may say something of a silent engine. */
+/** Reason for aborting the calls of a request at its deadline. Unlike a client that disconnects, it may be the fault of a silent engine. */
 export class DeadlinePassed extends EngineError {
   constructor() {
     super('deadline', 'the request took longer than its time limit')
   }
 }
 
-/** A call that was accepted: its chunks as they come. Ending the iteration, however, ends the call. */
+/** The chunks of an accepted call. Ending the iteration in any way ends the call. */
 export type OpenCall = AsyncGenerator<RemoteChunk, void, undefined>
 
 /** Sends completion requests to upstream engines and reads their streams. */
@@ -40,8 +40,8 @@ export class UpstreamCaller {
   }
 
   /**
-   * Sends a prompt to an upstream; to another one, once, where the first fails before the first piece of its answer, which may be
-   * long after it has accepted the call. Resolves when it is accepted. Throws EngineError, and what the signal was aborted with.
+   * Sends a prompt to an upstream, and once more to another one if the first fails before the first piece of its answer. Resolves when the call is
+   * accepted. Throws EngineError and the signal's reason.
    */
   async open(request: GenerationRequest, prompt: PromptInput, signal: AbortSignal): Promise<OpenCall> {
     const { upstreams } = this.#options
@@ -84,13 +84,13 @@ export class UpstreamCaller {
       if (isOver) return
       isOver = true
       signal.removeEventListener('abort', onAbort)
-      // What ends a call from here says nothing of the engine, unless time ran out before it had sent anything of the answer.
+      // A call that was ended here is no evidence against the engine, unless the deadline passed before it had sent anything.
       const isTooSlow = signal.reason instanceof DeadlinePassed && isSilent
       lease.release(signal.aborted ? (isTooSlow ? 'fault' : 'unknown') : outcome)
       const isGone = signal.aborted && !(signal.reason instanceof EngineError)
       tracked?.end({ status, responseId, error: error === null ? null : isGone ? 'client_disconnect' : codeOf(error) })
     }
-    // Also for an accepted call that is not read, because another call of the request was refused.
+    // Needed for an accepted call that is never read, because another call of the request was refused.
     const onAbort = () => end(null, null, signal.reason, 'unknown')
     signal.addEventListener('abort', onAbort, { once: true })
     try {
@@ -104,7 +104,7 @@ export class UpstreamCaller {
             'x-request-id': request.requestId,
           },
           body: JSON.stringify(body),
-          // Prompts go to the address that was configured and to no other.
+          // Prompts are sent only to the configured address.
           redirect: 'manual',
           signal,
         })
@@ -115,7 +115,7 @@ export class UpstreamCaller {
       }
       if (response.body === null) throw upstreamError('the remote engine answered without a body')
       const whole = await this.#withIdleTimeout(readWholeAnswer(response))
-      // Its stream is read once the request's other calls are accepted as well: what has come by then is not known before.
+      // The stream is read only after all calls of the request are accepted, so it is unknown whether anything has arrived yet.
       isSilent = false
       const onSilence = (value: boolean) => {
         isSilent = value
@@ -137,7 +137,7 @@ export class UpstreamCaller {
   ): OpenCall {
     let responseId: string | null = null
     let failure: unknown = null
-    // Of a reader that leaves before the end.
+    // The outcome if the reader leaves before the end.
     let outcome: CallOutcome = 'unknown'
     const finished = new Set<number>()
     try {
@@ -146,7 +146,7 @@ export class UpstreamCaller {
         for (const { index, finishReason } of chunk.choices) if (finishReason !== null) finished.add(index)
         yield chunk
       }
-      // The finish reason is what says that an answer is whole; [DONE] is a courtesy that some servers leave out.
+      // Finish reasons show that an answer is complete. Some servers omit [DONE].
       if (finished.size < numChoices) {
         throw upstreamError('the remote engine ended its stream without finishing every choice')
       }
@@ -160,7 +160,7 @@ export class UpstreamCaller {
     }
   }
 
-  /** A body of which no piece may be long in coming: signs of life between the events count, as some servers send them while a request waits. */
+  /** A body with a time limit for each piece. Keep-alive comments count as pieces; some servers send them while a request waits. */
   async *#watched(
     body: AsyncIterable<Uint8Array>,
     onSilence: (isSilent: boolean) => void,
@@ -175,12 +175,12 @@ export class UpstreamCaller {
         yield next.value
       }
     } finally {
-      // Not awaited: what is silent would not answer, and ends with the call.
+      // Not awaited, because a silent engine would not answer. The body ends with the call.
       pieces.return?.().catch(() => {})
     }
   }
 
-  /** Fails with upstream_timeout when nothing happens for too long. The timer covers one wait: an answer, or the next piece of it. */
+  /** Fails with upstream_timeout if a single wait, for an answer or its next piece, takes too long. */
   async #withIdleTimeout<T>(wait: Promise<T>): Promise<T> {
     const { idleTimeoutMs } = this.#options
     let timer: NodeJS.Timeout | undefined
@@ -200,8 +200,8 @@ export class UpstreamCaller {
 }
 
 /**
- * The chunks of a call; those of another one where it fails, or ends unfinished, before a chunk with anything for the client. Chunks
- * before that one are left out but for the usage in them: what a failed call has counted is not the client's.
+ * The chunks of a call, or of a second call if the first fails or ends before a chunk with output for the client. Earlier chunks are dropped,
+ * except for their usage. The usage of a failed call is not the client's.
  */
 async function* replacedBeforeOutput(call: OpenCall, again: (error: unknown) => Promise<OpenCall>): OpenCall {
   let hasOutput = false
@@ -218,14 +218,14 @@ async function* replacedBeforeOutput(call: OpenCall, again: (error: unknown) => 
   }
 }
 
-/** A server's first chunk often has the role alone. */
+/** A server's first chunk often contains only the role. */
 const isOutput = (choice: RemoteChoice): boolean => numTokensOf(choice) > 0 || choice.finishReason !== null
 
 async function* only<T>(value: T): AsyncGenerator<T, void, undefined> {
   yield value
 }
 
-/** What a prompt is known again by. */
+/** The text by which upstreams recognise a prompt. */
 function textOf(prompt: PromptInput): string {
   if ('text' in prompt) return prompt.text
   if ('ids' in prompt) return prompt.ids.join(' ')
@@ -234,12 +234,12 @@ function textOf(prompt: PromptInput): string {
 
 const codeOf = (error: unknown): string => (error instanceof EngineError ? error.code : 'upstream_error')
 
-/** The upstream's fault, rather than the request's; one that refuses a request is well. */
+/** Whether an error is the upstream's fault. An upstream that refuses a request is healthy. */
 const outcomeOf = (error: unknown): CallOutcome =>
   !(error instanceof EngineError) || error.code === 'upstream_error' || error.code === 'upstream_timeout'
     ? 'fault'
     : 'ok'
 
-/** Another engine may do better: this one failed, or has too much to do. Not where it kept silent: the client has waited long enough. */
+/** Whether another engine may succeed: this one failed or is overloaded. After a timeout the client has waited long enough. */
 const isWorthRetrying = (error: unknown): boolean =>
   !(error instanceof EngineError) || error.code === 'upstream_error' || error.code === 'queue_full'

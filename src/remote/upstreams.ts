@@ -1,6 +1,6 @@
 /**
- * The engines that a remote engine may send a request to: which of them are well, which is the least busy, and which has seen the
- * beginning of a prompt before, so that its own prefix cache serves it.
+ * The engines to which a remote engine can send requests: which are healthy, which is the least busy, and which has seen the beginning of a prompt
+ * before, so that its prefix cache can serve it.
  */
 import { createHash } from 'node:crypto'
 import type { EngineStats } from '../engine/request.ts'
@@ -8,9 +8,9 @@ import type { EngineStats } from '../engine/request.ts'
 export interface Upstream {
   /** Base of its API, without /v1 and without credentials. */
   readonly base: string
-  /** That let this server in. */
+  /** Headers with credentials. */
   readonly headers: Readonly<Record<string, string>>
-  /** Name of the model there. */
+  /** The model's name at this engine. */
   readonly model: string
 }
 
@@ -22,7 +22,7 @@ interface UpstreamsOptions {
   readonly now?: () => number
 }
 
-/** What a call says of its upstream: that it is well, that it failed, or nothing, as where the call was ended from here. */
+/** The result of a call for its upstream: success, a fault, or unknown if the call was ended by this side. */
 export type CallOutcome = 'ok' | 'fault' | 'unknown'
 
 /** A request's stay at an upstream. */
@@ -37,7 +37,7 @@ const PROBE_EVERY_MS = 5_000
 const FAULTS_TO_OPEN = 3
 const OPEN_MS = 5_000
 const MAX_OPEN_MS = 60_000
-/** Requests more than the least busy upstream has that a known beginning of the prompt is worth. */
+/** How many more requests than the least busy upstream one may have that knows the beginning of a prompt. */
 const AFFINITY_SLACK = 4
 /** Characters of a prompt that are one link of its chain of hashes: about a hundred tokens. */
 const LINK_CHARACTERS = 512
@@ -79,7 +79,7 @@ export class Upstreams {
     this.#timer?.unref()
   }
 
-  /** How each of them is now. */
+  /** The current state of each upstream. */
   states(): NonNullable<EngineStats['upstreams']> {
     return this.#members.map((member) => ({
       base: member.upstream.base,
@@ -93,16 +93,16 @@ export class Upstreams {
       this.#members.map(async (member) => {
         const wasHealthy = member.isHealthy
         member.isHealthy = await this.#probe(member.upstream)
-        // Back again: its faults were those of the process before.
+        // A restarted process is not responsible for earlier faults.
         if (member.isHealthy && !wasHealthy) closeCircuit(member)
       }),
     )
   }
 
   /**
-   * The upstream for a prompt: the one that knows the longest part of its beginning, unless it is much busier than the least busy one.
-   * Upstreams that are not well are taken only where there is no other.
-   * @param salt separates tenants: what one has sent says nothing of another. @param not an upstream that has just failed the request
+   * Chooses the upstream that knows the longest beginning of a prompt, unless it is much busier than the least busy one. Unhealthy upstreams are
+   * used only if there is no other.
+   * @param salt separates tenants @param not an upstream that has just failed the request
    */
   lease(prompt: string, salt: string, not: Upstream | null = null): Lease | null {
     const others = this.#members.filter(({ upstream }) => upstream !== not)
@@ -134,13 +134,13 @@ export class Upstreams {
     if (this.#timer !== null) clearInterval(this.#timer)
   }
 
-  /** Whether its circuit lets a request through: once the time is over, one at a time until one has succeeded. */
+  /** Whether its circuit admits a request: after the pause, one at a time until one succeeds. */
   #isTaking({ numFaults, openUntilMs, numRunning }: Member): boolean {
     if (numFaults < FAULTS_TO_OPEN) return true
     return openUntilMs <= this.#now() && numRunning === 0
   }
 
-  /** Too many faults in a row open the circuit; each time for longer, until an answer closes it. What says nothing changes nothing. */
+  /** Opens the circuit after too many faults in a row, each time for longer, until a success closes it. */
   #judge(member: Member, outcome: CallOutcome): void {
     if (outcome === 'unknown') return
     if (outcome === 'ok') {
@@ -148,7 +148,7 @@ export class Upstreams {
       return
     }
     member.numFaults++
-    // The other requests that were running there fail for the same reason, at the same time.
+    // Other requests that were running there fail at the same time and for the same reason. They do not count again.
     if (member.numFaults < FAULTS_TO_OPEN || member.openUntilMs > this.#now()) return
     member.openUntilMs = this.#now() + member.openMs
     member.openMs = Math.min(member.openMs * 2, MAX_OPEN_MS)

@@ -1,4 +1,4 @@
-/** Jinja templates that come with models, rendered in bounded time and memory: a model's file may be broken, or hostile. */
+/** Renders Jinja templates of models in bounded time and memory, because a model's file may be broken or hostile. */
 import { TemplateFault, TemplateRefusal } from './jinja/errors.ts'
 import { renderTemplate } from './jinja/interpreter.ts'
 import type { Body } from './jinja/nodes.ts'
@@ -9,7 +9,7 @@ import { toValue } from './jinja/values.ts'
 export class BoundedTemplate {
   readonly #body: Body
 
-  /** Throws TemplateFault for what cannot be parsed, or not rendered here. */
+  /** Throws TemplateFault for a template that cannot be parsed or uses unsupported features. */
   constructor(source: string) {
     this.#body = asFault(() => parseTemplate(source))
   }
@@ -28,7 +28,7 @@ function asFault<T>(work: () => T): T {
     return work()
   } catch (error) {
     if (error instanceof TemplateRefusal || error instanceof TemplateFault) throw error
-    // What is nested deeper than the stack, above all.
+    // Mostly stack overflows of deeply nested templates.
     throw new TemplateFault(error instanceof Error ? error.message : String(error), { cause: error })
   }
 }

@@ -1,8 +1,8 @@
-/** Arguments of earlier calls on their way through a template, which writes them as JSON again: digit for digit, in the caller's order. */
+/** Passes arguments of earlier calls through a template, which writes them as JSON again, with unchanged digits and order. */
 import { parseJson } from './jinja/json.ts'
 import { Dict, Made } from './jinja/values.ts'
 
-/** The arguments as a value for a template; '' and null are no arguments, and what is no JSON stays a string. */
+/** The arguments as a template value. '' and null become an empty object; text that is not JSON stays a string. */
 export function templateArguments(json: string): unknown {
   if (json.trim() === '' || json.trim() === 'null') return new Made(new Dict())
   const parsed = parseJson(json)

@@ -1,7 +1,7 @@
 /**
- * JSON Schemas as grammars: every value that is written validates. Narrowed: an object has the properties that its schema names, in their
- * order, and others only where `additionalProperties` asks for them; exponents only where nothing bounds a number. What cannot be
- * enforced is named. Runs in the grammar thread: a hostile schema holds up nobody but its sender.
+ * Turns JSON Schemas into grammars whose outputs all validate. The grammars are narrower than the schemas: an object has the properties that its
+ * schema names, in that order, and others only if `additionalProperties` asks for them; only unbounded numbers have exponents. Keywords that cannot
+ * be enforced are reported. Runs in the grammar thread, so that a hostile schema delays only its sender.
  */
 import { parameterKind } from '../tool-calls/parameter-kind.ts'
 import type { ParameterKind } from '../tool-calls/parameter-kind.ts'
@@ -31,7 +31,7 @@ import { Unenforceable, Unsatisfiable } from './unenforceable.ts'
 const MAX_DEPTH = 64
 const MAX_NODES = 20_000
 const MAX_LISTED = 16
-/** Schemas of a `oneOf` that are told apart by what the others are not. */
+/** Limit on the schemas of a `oneOf` that are made exclusive by negating the others. */
 const MAX_EXCLUSIVE = 10
 /** A JSON Schema as grammar rules; `rule` is the root. @throws Unenforceable naming the path */
 export class JsonSchema {
@@ -48,7 +48,7 @@ export class JsonSchema {
   readonly #strings: JsonStrings
   readonly #numbers: JsonNumbers
   #numNodes = 0
-  /** Why something has no value. */
+  /** Why no value satisfies the schema. */
   #reason: string | null = null
 
   constructor(root: unknown, grammar: GrammarRules, notation: Notation) {
@@ -62,7 +62,7 @@ export class JsonSchema {
     this.#numbers = new JsonNumbers(grammar, note)
   }
 
-  /** How the value of a member `name` of an object is written, and values in a list where that is null. */
+  /** How the value of a property is written; a null name stands for an item of a list. */
   styleWithin({ notation }: Style, name: string | null): Style {
     const inner = notation.inner ?? notation
     const kind = notation.rawEnd === null || name === null ? 'other' : parameterKind(this.#root, name)
@@ -76,12 +76,12 @@ export class JsonSchema {
     return made
   }
 
-  /** What is not enforced, each with its place. */
+  /** The keywords that are not enforced, each with its path. */
   get unenforced(): readonly string[] {
     return this.#unenforced
   }
 
-  /** The rule of the whole schema. Throws Unenforceable naming every place where something is wrong. */
+  /** The rule of the whole schema. Throws Unenforceable naming the path of every problem. */
   rule(): Expression {
     const rule = this.node([this.#root], '#', 0, this.#rootStyle)
     if (rule === null && this.#problems.length === 0) this.#problems.push(this.#reason ?? 'nothing matches the schema')
@@ -100,7 +100,7 @@ export class JsonSchema {
     return null
   }
 
-  /** The rule of a value that all schemas bind; null: there is no such value. */
+  /** The rule of a value that satisfies all schemas; null: there is no such value. */
   node(schemas: readonly unknown[], path: string, depth: number, style: Style): Expression | null {
     if (depth > MAX_DEPTH) return this.#problem(`nesting deeper than ${MAX_DEPTH}`, path)
     try {
@@ -125,7 +125,7 @@ export class JsonSchema {
     }
   }
 
-  /** null, and why, for what no value can be. */
+  /** Returns null, and records why, if no value is possible. */
   #possible(make: () => Expression | null, path: string): Expression | null {
     try {
       return make()
@@ -158,7 +158,7 @@ export class JsonSchema {
     if (types === null && excluded.length > 0 && !parts.some(hasTypedKeywords))
       return alternatives([...TYPES].flatMap((type) => (type === 'integer' ? [] : [this.#typed(type, parts, { path, depth, style })]))) // prettier-ignore
     if (types !== null) return alternatives([...types].map((type) => this.#typed(type, parts, { path, depth, style })))
-    // Without a type, keywords bind only values of theirs: the types that they speak of are a choice that satisfies them.
+    // Without a type, keywords apply only to values of their type. A choice of those types satisfies them.
     const spoken = Object.keys(KEYWORDS).filter((type) =>
       parts.some((part) => KEYWORDS[type]?.some((keyword) => keyword in part)),
     )
@@ -173,14 +173,14 @@ export class JsonSchema {
     const branches: readonly unknown[] = listed
     const others = [...parts.filter((other) => other !== part), this.parts.without(part, keyword)]
     const own = keyword === 'oneOf' ? this.#exclusive(branches, path) : branches.map((branch) => [branch])
-    // Resolved already: they must not bring back what `$ref` and `allOf` led to.
+    // References are resolved already and must not be followed again.
     const bare = others.map((other) => this.parts.without(other, '$ref'))
     return alternatives(
       own.map((branch, i) => this.node([...bare, ...branch], below(path, keyword, i), depth + 1, style)),
     )
   }
 
-  /** For each of the schemas those that bind what it allows and no other does. */
+  /** For each schema, the conjunction that allows what it allows and no other schema does. */
   #exclusive(branches: readonly unknown[], path: string): (readonly unknown[])[] {
     const alone = branches.map((branch) => [branch])
     if (branches.length < 2 || areDisjoint(branches.map((branch) => this.parts.expand([branch]) ?? []))) return alone
@@ -227,7 +227,7 @@ export class JsonSchema {
     }
   }
 
-  /** What may stand between the quotes of a string. */
+  /** The content of a string, without its quotes. */
   inner(parts: Parts, path: string, options?: InnerOptions): Expression {
     return this.#strings.inner(parts, path, options)
   }

@@ -6,15 +6,15 @@ import type { UnmaskedRow } from '../schedule/step-draft.ts'
 import type { GrammarMatcher } from './grammar-protocol.ts'
 
 /**
- * How long a step waits for masks beyond the time that its layers take: usually they are there long before. What a sequence computed whose mask takes
- * longer is computed again in a later step; the others do not wait for it.
+ * How long a step waits for masks after its layers are computed. Masks usually arrive long before. A sequence with a later mask is computed again in
+ * another step, and the others do not wait for it.
  */
 const MAX_WAIT_MS = 5
 
 interface MaskQueueOptions {
-  /** A mask arrived: its sequence can be scheduled. */
+  /** Called when a mask has arrived and its sequence can be scheduled. */
   readonly onMask: () => void
-  /** No mask can be had: the sequence cannot go on. */
+  /** Called when a mask cannot be computed and the sequence cannot continue. */
   readonly onFailure: (active: ActiveRequest, error: unknown) => void
 }
 

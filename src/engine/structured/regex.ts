@@ -1,4 +1,4 @@
-/** Regular expressions of ECMAScript, read into trees. Pure data. */
+/** Parses ECMAScript regular expressions into trees. */
 import {
   ANY_BUT_LINE_END,
   anyCase,
@@ -28,7 +28,7 @@ export type Regex =
 export const EMPTY: Regex = { kind: 'sequence', parts: [] }
 export const ANYTHING: Regex = { kind: 'repeat', of: { kind: 'set', set: EVERY }, min: 0, max: Infinity }
 
-/** Characters that a pattern stands for once its repetitions are written out; more would take minutes to compile. */
+/** Limit on the characters of a pattern with its repetitions expanded. Longer ones would take minutes to compile. */
 const MAX_POSITIONS = 20_000
 const MAX_DEPTH = 200
 
@@ -58,9 +58,9 @@ export function literal(text: string, change = (codes: CodePoints) => codes): Re
 }
 
 interface RegexFlags {
-  /** Letters stand for themselves as large and as small. */
+  /** Letters match in upper and lower case. */
   readonly isAnyCase: boolean
-  /** `.` stands for line ends too. */
+  /** `.` matches line ends too. */
   readonly isDotAll: boolean
 }
 
@@ -161,7 +161,7 @@ class Parser {
     } else return atom
     if (atom.kind === 'start' || atom.kind === 'end' || atom.kind === 'look')
       throw new Unenforceable('a repetition of an anchor or a look-ahead')
-    // Lazy or not is a matter of what is found, not of what matches.
+    // A lazy quantifier changes what is found first, but not which texts match.
     this.#take('?')
     if (this.#next === '*' || this.#next === '+' || this.#next === '{')
       throw new Unenforceable('a repetition of a repetition')
@@ -340,12 +340,12 @@ function single(codes: CodePoints): number | null {
   return codes.length === 1 && from === to ? from : null
 }
 
-/** What it matches depends on what follows. */
+/** Whether a match depends on the text after it. */
 export function looksAhead(node: Regex): boolean {
   return containsKind(node, 'look', false) || containsKind(node, 'end', false)
 }
 
-/** Nothing matches it too. */
+/** Whether the pattern matches the empty text. */
 export function isNullable(node: Regex): boolean {
   switch (node.kind) {
     case 'set':
@@ -361,7 +361,7 @@ export function isNullable(node: Regex): boolean {
   }
 }
 
-/** Whether a node of this kind is in it; those in look-aheads count where `withinLooks`. */
+/** Whether the tree contains a node of this kind. @param withinLooks also search in look-aheads */
 export function containsKind(node: Regex, kind: Regex['kind'], withinLooks: boolean): boolean {
   if (node.kind === kind) return true
   const inner = (part: Regex) => containsKind(part, kind, withinLooks)

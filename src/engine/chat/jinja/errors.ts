@@ -1,6 +1,6 @@
-/** What can go wrong with a model's template. */
+/** Errors of a model's template. */
 
-/** The template does what no template for a conversation has to, or what Python's would fail at too: the model's fault, whoever asked. */
+/** The template is invalid, uses an unsupported feature, or fails as it would in Python: the model's fault, not the caller's. */
 export class TemplateFault extends Error {
   override readonly name = 'TemplateFault'
 }

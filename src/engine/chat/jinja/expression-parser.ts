@@ -1,4 +1,4 @@
-/** Expressions of a template: Jinja's operators by their precedence, filters, tests, calls and literals. */
+/** Parses expressions of a template: Jinja's operators by precedence, filters, tests, calls and literals. */
 import { FILTERS, UNSUPPORTED_FILTERS } from './filters.ts'
 import type { Token } from './lexer.ts'
 import type { Application, BinaryOperator, CallArguments, Comparison, TemplateExpression } from './nodes.ts'
@@ -13,14 +13,14 @@ const isName = (token: Token | undefined, value: string) => token?.kind === 'nam
 /** Parses expressions from a template's tokens. @throws TemplateFault */
 export class ExpressionParser {
   readonly #tokens: TokenReader
-  /** Within a branch that may never be taken, an unknown filter is not yet an error: as in Jinja. */
+  /** Open branches. As in Jinja, an unknown filter in a branch is an error only if the branch is taken. */
   #numBranches = 0
 
   constructor(tokens: TokenReader) {
     this.#tokens = tokens
   }
 
-  /** Parses what may never be evaluated. */
+  /** Parses an expression that may never be evaluated. */
   inBranch<T>(parse: () => T): T {
     this.#numBranches++
     const parsed = parse()
@@ -196,7 +196,7 @@ export class ExpressionParser {
     return { kind: 'item', of, key }
   }
 
-  /** The filters, tests and calls behind a value; null: the filters have no value yet, and there is at least one. */
+  /** The filters, tests and calls after a value. With null there is no value yet, and at least one filter must follow. */
   filters(value: TemplateExpression | null): TemplateExpression {
     let filtered = value
     for (;;) {

@@ -2,8 +2,7 @@
 import { TemplateFault } from './errors.ts'
 import { jsonText } from './json.ts'
 import { absFilter, floatFilter, intFilter, roundFilter } from './number-filters.ts'
-import { add } from './numbers.ts'
-import { indexOf, sorted } from './operators.ts'
+import { binary, indexOf, sorted } from './operators.ts'
 import { bindArguments, call } from './runtime.ts'
 import type { Budget, Filter, Runtime } from './runtime.ts'
 import { capitalized, splitLines, replaced, stripped } from './string-methods.ts'
@@ -12,14 +11,11 @@ import {
   compare,
   Dict,
   equals,
-  isList,
   isNumeric,
   isTrue,
   itemsOf,
   lengthOf,
-  numberOf,
   numCodePoints,
-  plainOf,
   Iteration,
   textOf,
   Tuple,
@@ -28,10 +24,10 @@ import {
 } from './values.ts'
 import type { Arguments, Value } from './values.ts'
 
-/** Of jinja2, for pages: no chat template has a use for them. `random` would make prompts that differ. */
+/** Filters of jinja2 for web pages, which no chat template needs, and `random`, which would make prompts differ. */
 export const UNSUPPORTED_FILTERS: ReadonlySet<string> = new Set(['random', 'urlize', 'xmlattr', 'pprint', 'wordwrap', 'filesizeformat']) // prettier-ignore
 
-/** What an item is looked at by: itself, or an attribute, or a path of them. */
+/** How a filter reads an item: the item itself, an attribute, or a path of attributes. */
 function lookUp(attribute: Value | undefined, runtime: Runtime, fallback?: Value): (item: Value) => Value {
   if (attribute === undefined || attribute === null) return (item) => item
   if (typeof attribute !== 'string') return (item) => runtime.item(item, attribute)
@@ -46,7 +42,7 @@ function lookUp(attribute: Value | undefined, runtime: Runtime, fallback?: Value
   }
 }
 
-/** As `lookUp`, by several attributes with commas between. */
+/** As `lookUp`, for several attributes separated by commas. */
 function lookUpAll(attribute: Value | undefined, runtime: Runtime): (item: Value) => readonly Value[] {
   const parts = typeof attribute === 'string' ? attribute.split(',') : [attribute]
   const all = parts.map((part) => lookUp(part, runtime))
@@ -168,18 +164,11 @@ const join: Filter = (value, args, runtime) => {
 const sum: Filter = (value, args, runtime) => {
   const { attribute, start = 0n } = bindArguments('sum', ['attribute', 'start'], args)
   const look = lookUp(attribute, runtime)
-  return itemsOf(value).reduce<Value>((total, item) => addValues(total, look(item)), start)
+  if (typeof start === 'string') throw new TemplateFault("sum() can't sum strings")
+  return itemsOf(value).reduce<Value>((total, item) => binary('+', total, look(item), runtime.budget), start)
 }
 
-function addValues(left: Value, right: Value): Value {
-  const [a, b] = [plainOf(left), plainOf(right)]
-  if (isNumeric(a) && isNumeric(b)) return add(numberOf(a), numberOf(b))
-  if (isList(a) && isList(b)) return [...a, ...b]
-  if (b instanceof Undefined) return b.fail()
-  throw new TemplateFault(`unsupported operand type(s) for +: '${typeName(a)}' and '${typeName(b)}'`)
-}
-
-/** So many blanks, or a text. */
+/** An indentation: a number of spaces, or a text. */
 function marginOf(given: Value, budget: Budget): string {
   if (typeof given === 'string') return given
   const width = Math.max(0, indexOf(given))

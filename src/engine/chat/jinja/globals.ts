@@ -1,4 +1,4 @@
-/** Functions that every template has. */
+/** Global functions of templates. */
 import { TemplateFault, TemplateRefusal } from './errors.ts'
 import { indexOf } from './operators.ts'
 import { bindArguments } from './runtime.ts'
@@ -39,7 +39,7 @@ function namespace(args: Arguments): Namespace {
   )
 }
 
-/** Gives its separator at every call but the first. */
+/** Returns its separator at every call but the first. */
 function joiner(args: Arguments): Callable {
   const { sep = ', ' } = bindArguments('joiner', ['sep'], args)
   let isUsed = false

@@ -30,7 +30,7 @@ import {
 } from './values.ts'
 import type { Arguments, Value } from './values.ts'
 
-/** Names and what they stand for; those of the scope around it can be read. */
+/** Variables by name. Those of the enclosing scope can be read. */
 class Scope {
   readonly #values = new Map<string, Value>()
   readonly #around: Scope | null
@@ -81,12 +81,12 @@ class Interpreter implements Runtime {
     return test(value, [...positional, ...named.values()])
   }
 
-  /** value.name: what the value has of that name, else its item. */
+  /** value.name: the attribute of that name, else the item. */
   attribute(of: Value, name: string): Value {
     return this.#own(of, name) ?? this.#member(of, name) ?? this.#missing(of, name)
   }
 
-  /** value[key]: its item, else what it has of that name. */
+  /** value[key]: the item, else the attribute of that name. */
   item(of: Value, key: Value): Value {
     const found = this.#member(of, key)
     if (found !== undefined) return found

@@ -13,7 +13,7 @@ interface JsonLayout {
   readonly isAscii: boolean
 }
 
-/** As json.dumps. Throws TemplateFault for what is no JSON. */
+/** As json.dumps. Throws TemplateFault for a value that JSON cannot represent. */
 export function jsonText(value: Value, layout: JsonLayout, depth = 0, visits = new Visits()): string {
   visits.next()
   if (value instanceof Spelled) return value.text
@@ -62,13 +62,13 @@ function jsonString(text: string, { isAscii }: JsonLayout): string {
   return isAscii ? json.replace(/[^ -~]/g, (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`) : json
 }
 
-/** Digits of the whole numbers that are read as such; longer ones keep their spelling. */
+/** Limit on the digits of integers. Longer ones keep their spelling. */
 const MAX_DIGITS = 300
 
-/** Levels of nesting that are read, as many as a body may have. */
+/** Limit on nesting, the same as for request bodies. */
 const MAX_DEPTH = 128
 
-/** As json.loads, but numbers keep the digits that they came with and keys their order. null: it is no JSON, or nested too deeply. */
+/** As json.loads, but numbers keep their spelling and keys their order. null: it is not JSON, or is nested too deeply. */
 export function parseJson(text: string): { readonly value: Value } | null {
   try {
     JSON.parse(text)
@@ -78,7 +78,7 @@ export function parseJson(text: string): { readonly value: Value } | null {
   }
 }
 
-/** Goes over text that is known to be JSON. */
+/** Reads text that is known to be JSON. */
 class JsonReader {
   readonly #tokens: RegExpExecArray[]
   #at = 0

@@ -1,4 +1,4 @@
-/** Template text to tokens, with trim_blocks and lstrip_blocks as transformers sets them. */
+/** Splits a template into tokens, with trim_blocks and lstrip_blocks as in transformers. */
 import { TemplateFault } from './errors.ts'
 
 type TokenKind =
@@ -10,7 +10,7 @@ export interface Token {
   readonly line: number
 }
 
-/** What Python takes for white space; JavaScript's \s has a little less and a little more. */
+/** Python's white space, which differs slightly from JavaScript's \s. */
 export const SPACE = '\\t-\\r\\x1c-\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000'
 const S = `[${SPACE}]*`
 const BLANK_END = new RegExp(`[${SPACE}]+$`)
@@ -29,7 +29,7 @@ const STRING = /'(?:[^'\\]|\\[^])*'|"(?:[^"\\]|\\[^])*"/y
 const OPERATOR = /\/\/|\*\*|==|!=|>=|<=|[-+/*%~[\](){}><=.:|,;]/y
 const CLOSERS: Readonly<Record<string, string>> = { '(': ')', '[': ']', '{': '}' }
 
-/** Throws TemplateFault, naming the line. */
+/** The tokens of a template. Throws TemplateFault naming the line. */
 export function tokenize(source: string): Token[] {
   return new Lexer(source).tokenize()
 }
@@ -66,7 +66,7 @@ class Lexer {
     }
   }
 
-  /** Data before a tag: `-` takes all white space before it, and without `+` a tag that begins its line takes what is before it there. */
+  /** Strips data before a tag: `-` removes all white space; without `+`, a tag that is first in its line removes its indentation. */
   #strip(data: string, sign: string, isVariable: boolean): string {
     if (sign === '-') return data.replace(BLANK_END, '')
     if (sign === '+' || isVariable) return data
@@ -162,7 +162,7 @@ const SIMPLE: Readonly<Record<string, string>> = {
   v: '\v',
 }
 
-/** Python's escapes; what it does not know stays as it is. */
+/** Resolves Python's escapes. Unknown ones stay unchanged. */
 function unescaped(text: string): string {
   return text.replaceAll(
     /\\(?:x([\da-fA-F]{2})|u([\da-fA-F]{4})|U([\da-fA-F]{8})|([0-7]{1,3})|([^]))/g,

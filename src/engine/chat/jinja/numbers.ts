@@ -19,10 +19,10 @@ export function floatText(value: number): string {
   return `${sign}${whole}.${digits.slice(exponent + 1) || '0'}`
 }
 
-/** Decimals that toFixed() tells exactly. */
+/** The most decimals that toFixed() supports. */
 const MAX_DECIMALS = 100
 
-/** With so many decimals; what lies half-way between two goes to the even one, as in Python. */
+/** A number with a fixed number of decimals. Ties round to even, as in Python. */
 export function fixedText(value: number, decimals: number): string {
   if (decimals > MAX_DECIMALS) throw new TemplateFault(`more than ${MAX_DECIMALS} decimals`)
   if (!Number.isFinite(value)) return floatText(value)
@@ -54,7 +54,7 @@ export function rounded(value: number, decimals: number): number {
 
 type Operand = bigint | number
 
-/** Digits of the largest whole number that arithmetic may make. */
+/** Limit on the bits of an integer that arithmetic may produce. */
 const MAX_BITS = 1 << 16
 
 function bitsOf(value: bigint): number {
@@ -82,7 +82,7 @@ export function multiply(a: Operand, b: Operand): Operand {
   return a * b
 }
 
-/** Equal as numbers, whatever their kind. */
+/** Whether two numbers are equal, even if one is an integer and the other a float. */
 export function isSameNumber(a: Operand, b: Operand): boolean {
   if (typeof a === typeof b) return a === b
   const [whole, other] = typeof a === 'bigint' ? [a, Number(b)] : [BigInt(b), Number(a)]
@@ -107,7 +107,7 @@ export function floorDivide(a: Operand, b: Operand): Operand {
   return a % b !== 0n && a < 0n !== b < 0n ? quotient - 1n : quotient
 }
 
-/** Of the sign of the divisor. */
+/** a % b, with the sign of the divisor. @throws TemplateFault for division by zero */
 export function modulo(a: Operand, b: Operand): Operand {
   nonZero(b)
   if (typeof a === 'bigint' && typeof b === 'bigint') {

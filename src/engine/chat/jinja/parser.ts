@@ -1,9 +1,9 @@
-/** Tokens to a template's statements: Jinja's grammar, with the loop controls and the tag `generation` that transformers adds. */
+/** Parses the statements of a template: Jinja's grammar, with the loop controls and the tag `generation` of transformers. */
 import { ExpressionParser } from './expression-parser.ts'
 import type { Body, Parameter, Statement, Target, TemplateExpression } from './nodes.ts'
 import { TokenReader } from './token-reader.ts'
 
-/** Throws TemplateFault for what is no template, and for what cannot be rendered here, naming it and its line. */
+/** Parses a template. Throws TemplateFault for invalid or unsupported syntax, naming the line. */
 export function parseTemplate(source: string): Body {
   return new StatementParser(new TokenReader(source)).parse()
 }
@@ -26,7 +26,7 @@ class StatementParser {
     return body
   }
 
-  /** Up to one of the tags, whose name is the current token then, or to the end. */
+  /** Parses up to one of the tags, whose name becomes the current token, or to the end. */
   #body(ends: readonly string[]): Body {
     const body: Statement[] = []
     while (this.#tokens.current.kind !== 'end') {

@@ -1,9 +1,9 @@
-/** What a rendering may use up, and calls of what templates can call. */
+/** The limits of a rendering, and calls of template functions. */
 import { TemplateFault } from './errors.ts'
 import { Callable, Holder, Undefined, typeName } from './values.ts'
 import type { Arguments, Value } from './values.ts'
 
-/** Statements and expressions of one rendering: a long conversation takes some ten thousand. */
+/** Limit on statements and expressions per rendering. A long conversation takes some ten thousand. */
 const MAX_STEPS = 2_000_000
 const MAX_CHARACTERS = 64 * 1024 * 1024
 
@@ -17,7 +17,7 @@ export class Budget {
     if (this.#numSteps > MAX_STEPS) throw new TemplateFault(`it takes more than ${MAX_STEPS} steps`)
   }
 
-  /** Text of so many characters is about to be made, or was. */
+  /** Counts characters of text that is about to be created, or has been. */
   spend(numCharacters: number): void {
     this.#numCharacters += numCharacters
     if (this.#numCharacters > MAX_CHARACTERS)
@@ -25,7 +25,7 @@ export class Budget {
   }
 }
 
-/** What filters, tests and methods are given of the rendering. */
+/** The part of the interpreter that filters, tests and methods use. */
 export interface Runtime {
   readonly budget: Budget
   filter(name: string, value: Value, args: Arguments): Value
@@ -45,7 +45,7 @@ export function call(callee: Value, args: Arguments): Value {
   throw new TemplateFault(`'${typeName(callee)}' object is not callable`)
 }
 
-/** Arguments by the names of parameters, in order; undefined where one was not given. Throws for one too many. */
+/** Binds arguments to parameter names; undefined for a missing one. @throws TemplateFault for surplus arguments */
 export function bindArguments<const Names extends readonly string[]>(
   what: string,
   names: Names,

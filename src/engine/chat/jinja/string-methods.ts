@@ -21,7 +21,7 @@ function requireText(value: Value, what: string): string {
   throw new TemplateFault(`${what}: expected str, found ${typeName(value)}`)
 }
 
-/** Without these characters, or white space, at its ends. */
+/** Strips the characters, or white space, from the ends of a text. */
 export function stripped(text: string, characters: Value | undefined, side: 'start' | 'end' | 'both'): string {
   if (characters === undefined || characters === null) {
     const begun = side === 'end' ? text : text.replace(START, '')
@@ -57,7 +57,7 @@ export function replaced(text: string, old: string, by: string, count: number, r
   return result
 }
 
-/** What Python's splitlines() takes for the end of a line. */
+/** Line ends of Python's splitlines(). */
 const BREAK = '[\\n\\r\\v\\f\\x1c-\\x1e\\x85\\u2028\\u2029]'
 const LINE = new RegExp(`(?:(?!${BREAK})[^])*(?:\\r\\n|${BREAK}|$)`, 'g')
 const LINE_END = new RegExp(`(?:\\r\\n|${BREAK})$`)
@@ -105,7 +105,7 @@ const stripper =
   (text, args) =>
     stripped(text, bindArguments('strip', ['chars'], args).chars, side)
 
-/** Whether the text, between bounds in characters, has one of these at that end. */
+/** startswith and endswith, with optional bounds in characters. */
 const bounded =
   (test: (text: string, part: string) => boolean): StringMethod =>
   (text, args) => {
@@ -121,7 +121,7 @@ function between(text: string, start: Value, end: Value): string {
   return typeof part === 'string' ? part : part.join('')
 }
 
-/** Where a part is, in characters; -1: nowhere. */
+/** find and index, from either end; -1 or an error if the part is not found. */
 const finder =
   (fromEnd: boolean, isStrict: boolean): StringMethod =>
   (text, args) => {
@@ -157,7 +157,7 @@ const partitioner =
     return new Tuple([text.slice(0, at), by, text.slice(at + by.length)])
   }
 
-/** Whether there are characters and all fit. */
+/** Whether the text is not empty and all its characters match. */
 const every =
   (pattern: RegExp): StringMethod =>
   (text) =>
@@ -300,7 +300,7 @@ export const STRING_METHODS: ReadonlyMap<string, StringMethod> = new Map<string,
   ],
 ])
 
-/** Methods that change what they belong to: templates may not call them. */
+/** Methods that modify their object. Templates may not call them. */
 const CHANGING: ReadonlySet<string> = new Set(['append', 'clear', 'extend', 'insert', 'pop', 'popitem', 'remove', 'reverse', 'setdefault', 'sort', 'update']) // prettier-ignore
 
 /** Whether it is a method that would change a list or dict, which templates may not. */

@@ -1,4 +1,4 @@
-/** Text with values put in: the operator `%`, and str.format. */
+/** String formatting: the operator `%`, and str.format. */
 import { TemplateFault } from './errors.ts'
 import { fixedText, floatText } from './numbers.ts'
 import type { Budget } from './runtime.ts'
@@ -8,7 +8,7 @@ import type { Arguments, Value } from './values.ts'
 /** How one value is shown. */
 interface Layout {
   readonly fill: string
-  /** `=` puts what fills up between sign and digits; '' is the type's own. */
+  /** `=` pads between sign and digits; '' uses the default of the type. */
   readonly align: '' | '<' | '>' | '^' | '='
   readonly sign: '' | '+' | '-' | ' '
   /** With 0x and the like. */
@@ -151,7 +151,7 @@ function formatValue(value: Value, spec: string): string {
   return padded(numberText(numberOf(plain), layout), { ...layout, align: layout.align === '' ? '>' : layout.align })
 }
 
-/** Digits with their sign, not yet filled up. */
+/** Digits with their sign, not yet padded. */
 function numberText(value: bigint | number, layout: Layout): string {
   const isNegative = value < 0 || Object.is(value, -0)
   const sign = isNegative ? '-' : layout.sign === '-' ? '' : layout.sign

@@ -1,6 +1,6 @@
 /**
- * Values of templates, as Python has them: whole numbers of any size are bigint, floats are number, lists are arrays. Everything that
- * Python prints, compares or counts differently from JavaScript is here.
+ * Values of templates, with Python semantics: integers are bigint, floats are number, lists are arrays. This module contains everything that
+ * Python prints, compares or counts differently from JavaScript.
  */
 import { TemplateFault } from './errors.ts'
 import { floatText, isSameNumber } from './numbers.ts'
@@ -33,7 +33,7 @@ export class Tuple {
   }
 }
 
-/** What filters such as map give in Python: it can be gone through, and neither counted nor indexed. */
+/** A Python generator, the result of filters such as map: it can be iterated, but has no length and no index. */
 export class Iteration {
   readonly items: readonly Value[]
 
@@ -42,7 +42,7 @@ export class Iteration {
   }
 }
 
-/** A number of the caller's in the spelling that it came in. */
+/** A number from the caller with its original spelling. */
 export class Spelled {
   readonly value: bigint | number
   readonly text: string
@@ -53,7 +53,7 @@ export class Spelled {
   }
 }
 
-/** A name, an attribute or an item that is not there: nothing when printed, an error when used. */
+/** A missing name, attribute or item. It prints as nothing, and any other use fails. */
 export class Undefined {
   readonly reason: string
 
@@ -66,7 +66,7 @@ export class Undefined {
   }
 }
 
-/** `namespace()`: the one kind of value that templates change. */
+/** `namespace()`: the only kind of value that templates can change. */
 export class Namespace {
   readonly values: Map<string, Value>
 
@@ -109,7 +109,7 @@ export class Holder {
   }
 }
 
-/** A dictionary: keys that are equal in Python are one key, in the order in which they came. */
+/** A dictionary in insertion order. Keys that are equal in Python are one key. */
 export class Dict {
   readonly #entries = new Map<unknown, readonly [Value, Value]>()
 
@@ -162,7 +162,7 @@ export function isList(value: Value): value is readonly Value[] {
   return Array.isArray(value)
 }
 
-/** Numbers without the spelling that they came in. */
+/** The value, with numbers stripped of their original spelling. */
 export function plainOf(value: Value): Exclude<Value, Spelled> {
   return value instanceof Spelled ? value.value : value
 }
@@ -202,7 +202,7 @@ export function textOf(value: Value): string {
   return value instanceof Undefined ? '' : reprOf(value)
 }
 
-/** Values that one printing visits: a list can hold another twice, and that one another twice. */
+/** Limit on the values in one conversion to text. Lists that contain others twice grow exponentially when printed. */
 const MAX_VISITS = 1_000_000
 
 /** Limits how many values one conversion to text visits. @throws TemplateFault above it */
@@ -255,7 +255,7 @@ function quoted(text: string): string {
 
 const hex = (code: number, digits: number): string => code.toString(16).padStart(digits, '0')
 
-/** What a loop goes through. */
+/** The items over which a loop iterates. */
 export function itemsOf(value: Value): readonly Value[] {
   if (typeof value === 'string') return [...value]
   if (isList(value)) return value
@@ -312,7 +312,7 @@ export function isNumeric(value: Value): value is boolean | bigint | number {
   return typeof value === 'bigint' || typeof value === 'number' || typeof value === 'boolean'
 }
 
-/** Of a number or a truth value: the number. */
+/** The number of a numeric value; true is 1, false is 0. */
 export function numberOf(value: boolean | bigint | number): bigint | number {
   return typeof value === 'boolean' ? (value ? 1n : 0n) : value
 }
@@ -339,7 +339,7 @@ export function compare(left: Value, right: Value, operator: string): number {
   throw new TemplateFault(`'${operator}' not supported between instances of '${typeName(a)}' and '${typeName(b)}'`)
 }
 
-/** By code points, where JavaScript goes by halves of pairs. */
+/** Compares by code points; JavaScript compares UTF-16 units. */
 function compareText(a: string, b: string): number {
   if (!SURROGATE.test(a) && !SURROGATE.test(b)) return a < b ? -1 : a > b ? 1 : 0
   const [x, y] = [[...a], [...b]]
@@ -350,7 +350,7 @@ function compareText(a: string, b: string): number {
   return x.length - y.length
 }
 
-/** A value of templates among plain data. */
+/** Wraps a template value inside plain data. */
 export class Made {
   readonly value: Value
 
@@ -359,7 +359,7 @@ export class Made {
   }
 }
 
-/** Plain data of JavaScript's as a template sees it. */
+/** Converts plain JavaScript data to a template value. */
 export function toValue(value: unknown): Value {
   if (typeof value === 'number') return Number.isSafeInteger(value) ? BigInt(value) : value
   if (value === null || typeof value === 'string' || typeof value === 'boolean' || typeof value === 'bigint')
