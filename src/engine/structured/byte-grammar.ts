@@ -1,6 +1,6 @@
 /**
- * Grammars of bytes: expressions and rules, and the network of states that they become. A network is plain data, so that it can cross to the
- * thread that follows sequences through it.
+ * Grammars of bytes: expressions and rules, and the network of states into which they are compiled. A network is plain data, so that it can be sent
+ * to the thread that hosts matchers.
  */
 import type { Automaton } from './automaton.ts'
 import { utf8, without } from './code-points.ts'
@@ -8,12 +8,12 @@ import type { CodePoints } from './code-points.ts'
 import type { Regex } from './regex.ts'
 import { Unenforceable } from './unenforceable.ts'
 
-/** How characters are written: as they are, or as they stand in a JSON string. */
+/** How characters are written: unchanged, or as in a JSON string. */
 export type Encoding = 'text' | 'json'
 
 export type Expression =
   | { readonly kind: 'text'; readonly text: string }
-  /** A special token, which no text can stand for. */
+  /** A special token, which text cannot imitate. */
   | { readonly kind: 'token'; readonly text: string }
   | { readonly kind: 'character'; readonly set: CodePoints; readonly encoding: Encoding }
   | { readonly kind: 'sequence' | 'choice'; readonly parts: readonly Expression[] }
@@ -29,7 +29,7 @@ export function text(value: string): Expression {
   return { kind: 'text', text: value }
 }
 
-/** A pattern without anything that looks at what follows, as it stands: it takes no automaton. Throws Unenforceable. */
+/** A pattern without look-aheads, converted directly instead of through an automaton. Throws Unenforceable for others. */
 export function plain(node: Regex, encoding: Encoding): Expression {
   switch (node.kind) {
     case 'set':
@@ -45,7 +45,7 @@ export function plain(node: Regex, encoding: Encoding): Expression {
   }
 }
 
-/** A text in which some words are special tokens. */
+/** A text in which some parts are special tokens. */
 export function marked(value: string, specialTokens: readonly string[]): Expression {
   const found = specialTokens.filter((token) => token !== '' && value.includes(token))
   const [token] = found.toSorted((a, b) => value.indexOf(a) - value.indexOf(b) || b.length - a.length)
@@ -55,10 +55,10 @@ export function marked(value: string, specialTokens: readonly string[]): Express
   return inOrder(text(value.slice(0, at)), { kind: 'token', text: token }, marked(behind, specialTokens))
 }
 
-/** Begins special tokens among the bytes of texts: no text in UTF-8 has it. */
+/** Precedes special tokens among the bytes of text. UTF-8 never contains it. */
 export const SPECIAL_BYTE = 0xff
 
-/** Bytes that stand for a special token: they begin with a byte that no UTF-8 has. */
+/** The bytes of a special token in a grammar. */
 export function specialBytes(token: string): Uint8Array {
   return Buffer.concat([Buffer.of(SPECIAL_BYTE), Buffer.from(token)])
 }
@@ -110,15 +110,15 @@ export interface Network {
 }
 
 const MAX_STATES = 400_000
-/** What a JSON string cannot hold as it is. Control characters without a short escape are left out. */
+/** Characters that a JSON string must escape. Control characters without a short escape are not allowed at all. */
 const UNSAFE: CodePoints = [[0, 0x1f], [0x22, 0x22], [0x5c, 0x5c], [0x7f, 0x7f]] // prettier-ignore
 const ESCAPES: readonly (readonly [code: number, letter: string])[] = [[0x08, 'b'], [0x09, 't'], [0x0a, 'n'], [0x0c, 'f'], [0x0d, 'r'], [0x22, '"'], [0x5c, '\\']] // prettier-ignore
 
-/** Rules by number, defined after they are named where they refer to themselves. */
+/** Rules by number. A recursive rule is opened before it is defined. */
 export class GrammarRules {
   readonly #bodies: (Expression | null)[] = []
 
-  /** A rule without a body yet. */
+  /** Creates a rule that is defined later. */
   open(): { readonly kind: 'rule'; readonly rule: number } {
     this.#bodies.push(null)
     return { kind: 'rule', rule: this.#bodies.length - 1 }
@@ -128,14 +128,14 @@ export class GrammarRules {
     this.#bodies[rule] = body
   }
 
-  /** A rule that many places share. */
+  /** Creates a rule that several places can share. */
   rule(body: Expression): Expression {
     const made = this.open()
     this.define(made, body)
     return made
   }
 
-  /** Throws Unenforceable for one that is too large. */
+  /** Compiles the rules. Throws Unenforceable if the network is too large. */
   network(root: Expression): Network {
     return new NetworkBuilder(this.#bodies).build(root)
   }
@@ -160,7 +160,7 @@ class NetworkBuilder {
     this.#bodies = bodies
   }
 
-  /** Throws Unenforceable for what has no end. */
+  /** Throws Unenforceable for a grammar without a finite text. */
   build(root: Expression): Network {
     this.#findEnding()
     if (!this.#canEnd(root)) throw new Unenforceable('no output that it allows is finite')
@@ -177,11 +177,11 @@ class NetworkBuilder {
     return this.#flat(start)
   }
 
-  /** Rules with a text that ends. What has none is left out, or a sequence would be stuck in it. */
+  /** Finds the rules with a finite text. Others are dropped, because a sequence could never leave them. */
   #findEnding(): void {
     for (let hasGrown = true; hasGrown;) {
       hasGrown = false
-      // Inner rules are made after those that they stand in.
+      // Inner rules are created after the rules that contain them.
       for (let rule = this.#bodies.length - 1; rule >= 0; rule--) {
         const body = this.#bodies[rule]
         if (this.#ending.has(rule) || body === null || body === undefined || !this.#canEnd(body)) continue
@@ -269,7 +269,7 @@ class NetworkBuilder {
       at = next
     }
     if (max === Infinity) {
-      // A state of its own: what comes before must not be able to come in again.
+      // A separate state, so that the part before the loop cannot be entered again.
       const loop = this.#state()
       this.#states[at]?.free.push(loop)
       this.#add(of, loop, loop)

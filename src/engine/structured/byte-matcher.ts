@@ -1,17 +1,17 @@
 /**
- * Follows bytes through a network: the states that it may be in, each with its stack of calls, as one state of an automaton that is made
- * while it is walked. What was made is kept, so that a place in a text that was met before costs nothing.
+ * Follows bytes through a network. The set of possible states, each with its stack of calls, is one state of an automaton that is built on demand.
+ * States are cached, so that a known place in a text costs nothing.
  */
 import type { Network } from './byte-grammar.ts'
 import type { TokenTree } from './token-tree.ts'
 import { Unenforceable } from './unenforceable.ts'
 
-/** Of one place in a text; a grammar that can be read in more ways at once is given up. */
+/** Limit on the configurations of one place. A grammar that is more ambiguous is refused. */
 const MAX_CONFIGURATIONS = 20_000
-/** Kept; with more of them all are forgotten, and made again where they are needed. */
+/** Limits on cached places and masks. Above them the cache is cleared. */
 const MAX_PLACES = 20_000
 const MAX_MASK_WORDS = 4_000_000
-/** Configurations made for one mask, less than a second's work. */
+/** Limit on the configurations for one mask: less than a second of work. */
 const MAX_WORK = 1_500_000
 
 /** A grammar that cannot be followed in bounded time and memory. */
@@ -21,26 +21,26 @@ class TooAmbiguous extends Unenforceable {
 
 /** A place in a text. */
 export interface MatchState {
-  /** Pairs of a state and a stack, of states that read bytes. */
+  /** Pairs of a state that reads bytes and a stack. */
   readonly configurations: Float64Array
   /** The text may end here. */
   readonly isEnd: boolean
-  /** Where each class of bytes leads; undefined: not known yet, null: nowhere. */
+  /** The next place for each class of bytes; undefined: not computed yet, null: none. */
   readonly next: (MatchState | null | undefined)[]
   mask: Uint32Array | null
 }
 
-/** Stacks in one number with a state: fewer than 2^26 of them. */
+/** A configuration is state * STACKS + stack, so there are fewer than 2^26 stacks. */
 const STACKS = 2 ** 26
 const EMPTY_STACK = 0
 
 /** Follows a network byte by byte and computes masks of allowed tokens. States are cached. */
 export class ByteMatcher {
   readonly #network: Network
-  /** The class of each byte: bytes that no edge tells apart. */
+  /** The class of each byte. Bytes that no edge distinguishes share a class. */
   readonly #classes: Uint8Array
   readonly #places = new Map<string, MatchState>()
-  /** Stacks by what is on top of which. */
+  /** Stacks by their top and the stack below it. */
   readonly #stacks = new Map<number, number>()
   #stackTops: number[] = [-1]
   #stackRests: number[] = [0]
@@ -52,12 +52,12 @@ export class ByteMatcher {
     this.#classes = classesOf(network)
   }
 
-  /** Where every text begins. Throws TooAmbiguous. */
+  /** The place at the beginning of a text. Throws TooAmbiguous. */
   start(): MatchState {
     return this.#place([this.#network.start * STACKS + EMPTY_STACK])
   }
 
-  /** The place behind another byte; null: it may not come. Throws TooAmbiguous. */
+  /** The place after a byte; null: the byte is not allowed. Throws TooAmbiguous. */
   step(place: MatchState, byte: number): MatchState | null {
     const own = this.#classes[byte] ?? 0
     const known = place.next[own]
@@ -106,7 +106,7 @@ export class ByteMatcher {
     return mask
   }
 
-  /** Places that sequences stand in live on, on their own. */
+  /** Clears the cache. Sequences keep the places that they are at. */
   #forget(): void {
     for (const place of this.#places.values()) {
       place.next.length = 0
@@ -116,13 +116,13 @@ export class ByteMatcher {
     this.#numMaskWords = 0
   }
 
-  /** Follows everything that reads nothing. */
+  /** The place with these configurations, and with all that they reach without reading a byte. */
   #place(reached: readonly number[]): MatchState {
     const { byteFirst, freeFirst, freeEdges, callFirst, callEdges, ends } = this.#network
     const seen = new Set(reached)
     const reading: number[] = []
     let isEnd = false
-    // A set goes on over what is added to it.
+    // The iteration includes elements that are added meanwhile.
     for (const configuration of seen) {
       if (seen.size > MAX_CONFIGURATIONS || ++this.#work > MAX_WORK)
         throw new TooAmbiguous('the grammar can be read in too many ways')
@@ -147,7 +147,7 @@ export class ByteMatcher {
     return made
   }
 
-  /** The stack with a state to return to on top. One that would only return again is left out: lists that recurse stay flat. */
+  /** Pushes a return state. One that would only return again is dropped, so that recursive lists keep a flat stack. */
   #pushed(state: number, stack: number): number {
     const { byteFirst, freeFirst, callFirst, ends } = this.#network
     const isOnlyEnd = ends[state] === 1 && byteFirst[state] === byteFirst[state + 1] && freeFirst[state] === freeFirst[state + 1] && callFirst[state] === callFirst[state + 1] // prettier-ignore
@@ -163,7 +163,7 @@ export class ByteMatcher {
   }
 }
 
-/** Bytes by the edges that take them. */
+/** Classes of bytes by the edges that accept them. */
 function classesOf({ byteEdges }: Network): Uint8Array {
   const borders = new Set<number>([0])
   for (let at = 0; at < byteEdges.length; at += 3) {

@@ -1,4 +1,4 @@
-/** Lists of JSON Schemas as grammars. */
+/** Grammars of lists. */
 import { inOrder, NOTHING, text, times } from './byte-grammar.ts'
 import type { Expression } from './byte-grammar.ts'
 import { bracketed, counted, finite } from './json-members.ts'
@@ -42,7 +42,7 @@ export function arrayRule(rules: SchemaRules, parts: Parts, { path, depth, style
   const one =
     tail === null || Math.max(least, most === Infinity ? 0 : most) < MAX_PLACES ? tail : rules.grammar.rule(tail)
   if (fixed.length === 0) return repeated(list, one, least, most)
-  // Lists that end among the first places are valid too, but what is listed is meant to be there.
+  // A list that ends among the fixed items would be valid too, but the schema's author expects all of them.
   const numFixed = Math.min(fixed.length, most)
   const free = numFixed < fixed.length ? null : one
   const least2 = Math.max(0, least - numFixed)
@@ -51,7 +51,7 @@ export function arrayRule(rules: SchemaRules, parts: Parts, { path, depth, style
   return bracketed(list, { body: inOrder(...first2, ...more), mayBeEmpty: false })
 }
 
-/** The schemas of the first places, and of those behind them. */
+/** The schemas of the fixed first items, and of the items after them. */
 function places(parts: Parts, least: number): { readonly prefix: unknown[][]; readonly rest: unknown[] } {
   const lists = parts.map((part) => {
     const { prefixItems, items, unevaluatedItems } = part
@@ -60,7 +60,7 @@ function places(parts: Parts, least: number): { readonly prefix: unknown[][]; re
     // The standard's older drafts listed the first places under `items`.
     const first: unknown[] = Array.isArray(prefixItems) ? prefixItems : Array.isArray(items) ? items : []
     const after = Array.isArray(items) ? part.additionalItems : (items ?? unevaluatedItems)
-    // What is not described behind the first places is allowed, and seldom meant.
+    // Items after the described ones are allowed, but seldom intended.
     return { first, after: after === undefined && first.length > 0 && least <= first.length ? false : after }
   })
   const numFirst = Math.max(0, ...lists.map(({ first }) => first.length))
@@ -70,7 +70,7 @@ function places(parts: Parts, least: number): { readonly prefix: unknown[][]; re
   return { prefix, rest: lists.map(({ after }) => after) }
 }
 
-/** Of `contains`: the schema, and how many items it has to hold for. */
+/** `contains`: the schema, and how many items must satisfy it. */
 interface Wanted {
   readonly schema: unknown
   readonly least: number
@@ -97,7 +97,7 @@ function wantedOf(parts: Parts, note: (problem: string) => void): Wanted | null 
 /** Lists longer than this are not counted item by item. */
 const MAX_PLACES = 64
 
-/** A list of which some items are of another schema besides. */
+/** A list in which some items must satisfy a further schema. */
 function containing(
   rules: SchemaRules,
   items: readonly unknown[],
@@ -117,7 +117,7 @@ function containing(
   const other = node(negated === null ? [] : [negated], 'items')
   if (own === null && wanted.least > 0) return null
   const mostOwn = negated === null ? wanted.least : wanted.most
-  // From a number of items on nothing more has to be counted.
+  // Beyond this number of items nothing has to be counted.
   const numPlaces = Math.min(most, MAX_PLACES, Math.max(least, wanted.least) + (most < Infinity ? most : 0))
   if (most < Infinity && most > MAX_PLACES) rules.note(`"maxItems" above ${MAX_PLACES} beside "contains"`, path)
   const isOpen = most > numPlaces

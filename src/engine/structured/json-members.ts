@@ -1,4 +1,4 @@
-/** Members of lists and objects of JSON Schemas as grammars: brackets around them, commas between them, and how many there are. */
+/** Grammars of the members of lists and objects: the brackets, the commas and the number of members. */
 import { inOrder, NOTHING, oneOf, optional, text, times } from './byte-grammar.ts'
 import type { Expression, GrammarRules } from './byte-grammar.ts'
 import type { InnerOptions } from './json-strings.ts'
@@ -7,21 +7,21 @@ import { satisfies, withoutLists } from './schema-check.ts'
 import { alternatives, commonTypes, fixedValues } from './schema-parts.ts'
 import type { Parts, SchemaParts } from './schema-parts.ts'
 
-/** What a collection needs to know of the schema that it stands in. */
+/** The part of a schema's grammar that collections use. */
 export interface SchemaRules {
   readonly grammar: GrammarRules
   readonly parts: SchemaParts
-  /** The rule of a value that all schemas bind; null: there is none. */
+  /** The rule of a value that satisfies all schemas; null: there is none. */
   node(schemas: readonly unknown[], path: string, depth: number, style: Style): Expression | null
   anyValue(style: Style): Expression
-  /** How the value of a member of that name is written, and values in a list where it is null. */
+  /** How the value of a property is written; a null name stands for an item of a list. */
   styleWithin(style: Style, name: string | null): Style
-  /** What may stand between the quotes of a string. */
+  /** The content of a string, without its quotes. */
   inner(parts: Parts, path: string, options?: InnerOptions): Expression
   note(problem: string, path: string): void
 }
 
-/** Rules that count members: places times counts. */
+/** Limit on rules that count members: places times counts. */
 const MAX_COUNTS = 4000
 
 /** One member of a list or an object. */
@@ -43,8 +43,8 @@ export function bracketed({ open, close, gap }: Brackets, { body, mayBeEmpty }: 
 }
 
 /**
- * Members in their order, each at most once, and then any number of `free` ones: at least `least` and at most `most` of them. Two rules for
- * each place, and for each count of members before it where counts matter: what follows a comma, and what follows a member.
+ * Members in order, each at most once, followed by `free` members: `least` to `most` of them in total. There are two rules per place, and per count
+ * of members before it if the count matters: what follows a comma, and what follows a member.
  */
 export function counted(
   rules: SchemaRules,
@@ -93,7 +93,7 @@ export function counted(
 
 const MAX_LISTED_INTEGERS = 64
 
-/** The values of a schema that has few of them, as JSON. */
+/** The values of a schema with few values, as JSON; null if there are many, or they are unknown. */
 export function finite({ parts }: SchemaRules, schemas: readonly unknown[]): string[] | null {
   const expanded = parts.expand(schemas)
   if (expanded === null) return null
@@ -102,7 +102,7 @@ export function finite({ parts }: SchemaRules, schemas: readonly unknown[]): str
   return candidates(expanded, parts)?.filter((json) => rest.every((part) => satisfies(JSON.parse(json), part, target))) ?? null // prettier-ignore
 }
 
-/** Values among which are all that the schemas allow; null: too many, or not known. */
+/** A superset of the allowed values; null: too many, or unknown. */
 function candidates(expanded: Parts, parts: SchemaParts): string[] | null {
   const fixed = fixedValues(expanded)
   if (fixed !== null) return fixed

@@ -1,4 +1,4 @@
-/** Objects of JSON Schemas as grammars. */
+/** Grammars of objects. */
 import { inOrder, text } from './byte-grammar.ts'
 import type { Expression } from './byte-grammar.ts'
 import { codePoints, EVERY } from './code-points.ts'
@@ -45,7 +45,7 @@ export function objectRule(rules: SchemaRules, parts: Parts, { path, depth, styl
   const free = keyNames === null ? freeMember(rules, parts, declared, all, place) : null
   const made = membered(rules, own, free, { least, most }, place)
   if (made !== null || free !== null || keyNames !== null) return made
-  // What it names is not enough: then what it does not name is meant too.
+  // The named properties are too few, so other properties are needed.
   const other = freeMember(rules, parts, new Set(), all, place)
   return other === null ? null : membered(rules, own, other, { least, most }, place)
 }
@@ -61,7 +61,7 @@ function membered(
   const { object } = style.notation
   let fewest = least
   if (free !== null && least > Math.max(1, own.length)) {
-    // A key that is written twice counts once.
+    // Free keys may repeat, and a repeated key counts once.
     rules.note('"minProperties" of free keys', path)
     fewest = 0
   }
@@ -82,7 +82,7 @@ function requiredNames(parts: Parts): Set<string> {
   return names
 }
 
-/** All schemas of one property; false among them: there is no such property. */
+/** All schemas of a property. If false is among them, the property is not allowed. */
 function schemasOf(parts: Parts, name: string): unknown[] {
   return parts.flatMap(({ properties, patternProperties, additionalProperties, unevaluatedProperties }) => {
     const own = isSchema(properties) && Object.hasOwn(properties, name) ? [properties[name]] : []
@@ -129,7 +129,7 @@ function freeMember(
   if (patterns.length > 0) return patternMember(rules, patterns, parts, names, place)
   if (closed) return null
   const asked = parts.flatMap(({ additionalProperties }) => (additionalProperties === undefined ? [] : [additionalProperties])) // prettier-ignore
-  // What a schema does not name is allowed, and seldom meant.
+  // Properties that a schema does not name are allowed, but seldom intended.
   if (declared.size > 0 && asked.length === 0) return null
   const inner = rules.styleWithin(style, NO_NAME)
   const value = asked.every((schema) => schema === true)
@@ -151,7 +151,7 @@ function patternMember(
   try {
     languages = patterns.map(([pattern]) => searched(parseRegex(pattern)))
   } catch (error) {
-    // Which keys it binds cannot be told: there are none.
+    // It is unknown which keys the pattern matches, so none are allowed.
     if (error instanceof Unenforceable) return null
     throw error
   }

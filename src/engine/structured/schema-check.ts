@@ -1,4 +1,4 @@
-/** Whether a value that is known satisfies a schema: what `enum` and `const` list is checked against everything beside them. */
+/** Validates known values: those of `enum` and `const` must satisfy the other keywords of their schema. */
 import { STRING_FORMATS } from './formats.ts'
 import { FRACTIONAL, isOfType, isSchema, NOT_PATTERN, NOT_VALUES, typesOf } from './schema.ts'
 import type { Schema } from './schema.ts'

@@ -1,4 +1,4 @@
-/** Schemas of the values that a schema does not allow: for `not`, the other branch of `if`, and `oneOf`. Pure data. */
+/** Negates schemas, for `not`, the `else` branch of `if`, and `oneOf`. */
 import { FRACTIONAL, isSchema, NOT_PATTERN, NOT_VALUES, typesOf } from './schema.ts'
 import type { Schema } from './schema.ts'
 
@@ -8,7 +8,7 @@ const EVERY_TYPE = ['null', 'boolean', 'number', 'string', 'array', 'object'] as
 /** Negates schemas; null where the negation cannot be written as a schema. */
 export class SchemaNegation {
   readonly #target: (reference: unknown) => unknown
-  /** The same schema each time: schemas are known by what they are. */
+  /** Results by schema, because schemas are compared by identity. */
   readonly #known = new WeakMap<Schema, Schema | boolean | null>()
 
   /** `target`: where a reference leads. */
@@ -16,13 +16,13 @@ export class SchemaNegation {
     this.#target = target
   }
 
-  /** null: there is no way to say it. */
+  /** The negation; null: it cannot be written as a schema. */
   of(schema: unknown, depth = 0): Schema | boolean | null {
     if (typeof schema === 'boolean') return !schema
     if (!isSchema(schema) || depth > MAX_DEPTH) return null
     const known = this.#known.get(schema)
     if (known !== undefined) return known
-    // A schema that leads to itself.
+    // For a recursive schema.
     this.#known.set(schema, null)
     const made = this.#make(schema, depth)
     this.#known.set(schema, made)
@@ -43,7 +43,7 @@ export class SchemaNegation {
     return left.length === 1 ? only : { anyOf: left }
   }
 
-  /** Schemas that each break what the keyword asks for, all together in every way; null: they are not known. */
+  /** Schemas that together describe every violation of a keyword; null: they are unknown. */
   #breaches(keyword: string, value: unknown, schema: Schema, depth: number): readonly (Schema | boolean)[] | null {
     const each = (of: readonly unknown[]): (Schema | boolean)[] | null => {
       const found = of.map((one) => this.of(one, depth + 1))
@@ -94,7 +94,7 @@ export class SchemaNegation {
   }
 }
 
-/** Keywords of which no breach is known. */
+/** Keywords that cannot be negated. */
 const UNKNOWN: ReadonlySet<string> = new Set(['oneOf', 'format', 'uniqueItems', 'prefixItems', 'additionalItems', 'additionalProperties', 'patternProperties', 'propertyNames', 'dependentRequired', 'dependentSchemas', 'dependencies', 'if', 'unevaluatedItems', 'unevaluatedProperties', '$dynamicRef', '$recursiveRef']) // prettier-ignore
 
 function ofType(type: unknown, isNullable: boolean): (Schema | boolean)[] {

@@ -1,4 +1,4 @@
-/** JSON Schemas as conjunctions: what `$ref` and `allOf` bring together, and what is known of a conjunction. Pure data. */
+/** Schemas as conjunctions: resolves `$ref` and `allOf`, and determines the types, values and counts that a conjunction allows. */
 import { oneOf } from './byte-grammar.ts'
 import type { Expression } from './byte-grammar.ts'
 import { FRACTIONAL, isSchema, KEYWORDS, NOT_PATTERN, NOT_VALUES, TYPES, typesOf } from './schema.ts'
@@ -7,7 +7,7 @@ import { SchemaNegation } from './schema-negation.ts'
 import { SchemaReferences } from './schema-references.ts'
 import { Unenforceable, Unsatisfiable } from './unenforceable.ts'
 
-/** Schemas that bind one value all together. */
+/** Schemas that one value must satisfy together. */
 export type Parts = readonly Schema[]
 
 /** Keywords that lead to further schemas which bind the same value. */
@@ -15,7 +15,7 @@ const FOLLOWED = ['$ref', '$dynamicRef', '$recursiveRef', 'allOf', 'not', 'if', 
 const BINDING = new Set([...Object.values(KEYWORDS).flat(), ...FOLLOWED, NOT_VALUES, NOT_PATTERN, FRACTIONAL, 'type', 'nullable', 'enum', 'const', 'anyOf', 'oneOf']) // prettier-ignore
 const MAX_CHAIN = 2000
 
-/** What a schema's keywords ask for in other words, and those of them that cannot be put so. */
+/** Keywords rewritten as schemas, and the keywords for which that is impossible. */
 interface Implied {
   readonly schemas: readonly unknown[]
   readonly unenforced: readonly string[]
@@ -128,7 +128,7 @@ export function fixedValues(parts: Parts): string[] | null {
   return left
 }
 
-/** Values that must not be. */
+/** The excluded values. */
 export function excludedValues(parts: Parts): readonly unknown[] {
   return parts.flatMap((part): unknown[] => (Array.isArray(part[NOT_VALUES]) ? (part[NOT_VALUES] as unknown[]) : []))
 }

@@ -1,9 +1,9 @@
-/** What is asked of an output and cannot be had: why, in words that follow the name of the field or the place in it. */
+/** A constraint that cannot be enforced. The message gives the reason and follows the name of the field or the path. */
 export class Unenforceable extends Error {
   override readonly name: string = 'Unenforceable'
 }
 
-/** What no value can be: an alternative of this kind is none. */
+/** A constraint that no value satisfies. As an alternative it is dropped. */
 export class Unsatisfiable extends Unenforceable {
   override readonly name = 'Unsatisfiable'
 }
