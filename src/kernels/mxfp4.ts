@@ -9,7 +9,7 @@ export function mxfp4Scale(exponent: number): number {
   return 2 ** (exponent - 128)
 }
 
-/** The same values with 8 bits a code. */
+/** The same values with 8 bits per code. */
 export function mxfp4AsQ8({ codes, exponents }: MatrixData & { format: 'mxfp4' }): MatrixData & { format: 'q8' } {
   const wide = new Int8Array(codes.length * 2)
   for (let i = 0; i < codes.length; i++) {

@@ -150,7 +150,7 @@ export interface KvShape {
 /** A pool for each layer that stores K and V, all with the same blocks: one block table serves them. */
 export interface KvLayout {
   readonly numBlocks: number
-  /** Tokens a block. */
+  /** Tokens per block. */
   readonly blockSize: number
   readonly layers: readonly KvShape[]
 }
@@ -362,11 +362,11 @@ export interface LogitsOptions {
 }
 
 export interface StepOutput {
-  /** One a sample row, in order. */
+  /** One per sample row, in order. */
   readonly sampled: Int32Array
-  /** One a sample row: null where spec.logprobs is -1. */
+  /** One per sample row: null where spec.logprobs is -1. */
   readonly sampledLogprobs: readonly (TokenLogprobs | null)[]
-  /** One a score row, in order. */
+  /** One per score row, in order. */
   readonly scores: readonly TokenLogprobs[]
   /** [sample rows, vocab] raw logits, only when `endStep({ logits: true })` asked (tests, tools). */
   readonly logits: Float32Array | null

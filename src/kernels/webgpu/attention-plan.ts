@@ -2,7 +2,7 @@
 import type { StepInput } from '../ops.ts'
 import { ITEM_WORDS, SPLIT_ROW_WORDS, type StepRows, StepWriter } from './step-layout.ts'
 
-/** Tokens a split: the length after which a row's partial sums are combined, whoever computes them. Decides bits. */
+/** Tokens per split: the length after which a row's partial sums are combined, whoever computes them. Decides bits. */
 export const SPLIT = 128
 
 /** Words in a growing array, reused for every step. */

@@ -12,7 +12,7 @@ export interface GpuVector extends Vector {
 export interface GpuActivation extends Activation {
   readonly id: number
   readonly buffer: GPUBuffer
-  /** Floats a row: cols padded to whole blocks of 32, the padding zero. */
+  /** Floats per row: cols padded to whole blocks of 32, the padding zero. */
   readonly stride: number
   /** Rows there is room for. */
   readonly maxRows: number

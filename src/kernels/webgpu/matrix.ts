@@ -3,7 +3,7 @@
  * [unit of K][32 rows]: a lane that owns an output row reads its unit beside its neighbours' (coalesced on a GPU, contiguous on a CPU), and
  * no lane needs another's weights. K is padded with zeros to blocks of 32 inputs, rows to whole tiles.
  *
- *     codes    f32: 8 units a block, f16: 4, q8: 2, q4 and mxfp4: 1 (4 bits an input, ascending from the low end)
+ *     codes    f32: 8 units per block, f16: 4, q8: 2, q4 and mxfp4: 1 (4 bits per input, ascending from the low end)
  *     scales   u32, [tile][word of K][32 rows]: f16 pairs (scale, min) a group, or two groups' scales without mins. A power of two, the same
  *              for the whole matrix, is taken out so that small scales do not end in f16's subnormals; kernels multiply it back at the end.
  *              mxfp4: the exponents of four blocks, a byte each
@@ -22,7 +22,7 @@ const BITS: Readonly<Record<MatrixFormat, number>> = { f32: 32, f16: 16, q8: 8, 
 
 /** What of a format the kernels are specialised to. */
 export interface WeightForm {
-  /** Bits a code. */
+  /** Bits per code. */
   readonly FORMAT: number
   /** Codes and scales are MXFP4's. */
   readonly FP4: number

@@ -5,8 +5,8 @@
 struct LinearParams {
   num_outputs: u32, // columns of out that this shard computes
   num_blocks: u32, // blocks of 32 inputs, the last one padded with zeros
-  x_stride: u32, // vec4s a row of x
-  out_stride: u32, // floats a row of out
+  x_stride: u32, // vec4s per row of x
+  out_stride: u32, // floats per row of out
   first_output: u32, // column of out where the shard begins
   first_row: u32, // of x: where the rows of this call begin
   max_rows: u32, // rows of this call at most
@@ -40,9 +40,9 @@ const FLAG_LOGITS = 4u;
 
 @group(0) @binding(1) var<uniform> params: LinearParams;
 #if FORMAT < 16
-@group(0) @binding(2) var<storage, read> x: array<vec4<u32>>; // prepare.wgsl, 3 vec4s a block
+@group(0) @binding(2) var<storage, read> x: array<vec4<u32>>; // prepare.wgsl, 3 vec4s per block
 #else
-@group(0) @binding(2) var<storage, read> x: array<vec4<f32>>; // 8 vec4s a block
+@group(0) @binding(2) var<storage, read> x: array<vec4<f32>>; // 8 vec4s per block
 #endif
 @group(0) @binding(3) var<storage, read> codes: array<vec4<u32>>;
 @group(0) @binding(4) var<storage, read> scales: array<u32>;

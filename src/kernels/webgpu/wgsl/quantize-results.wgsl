@@ -1,4 +1,4 @@
-// Writes the records (quantize.wgsl) of the results that a workgroup has finished, a thread per quad of columns. Whoever includes this binds
+// Writes the records (quantize.wgsl) of the results that a workgroup has finished, one thread per quad of columns. Whoever includes this binds
 // `quantized`, with NORM `next_weight` too, and has
 //   result_quad(i)   quad i of the results, the 8 of a block one after another
 //   place_of(own)    where the record of the workgroup's own-th block belongs

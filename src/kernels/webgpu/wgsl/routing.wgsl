@@ -3,7 +3,7 @@
 //   [0 * max_pairs]  expert of a pair, a row's best first
 //   [1 * max_pairs]  f32 weight of a pair
 //   [2 * max_pairs]  pairs sorted by expert
-//   [3 * max_pairs]  number of tiles, then 3 words a tile of at most TILE_PAIRS sorted pairs of one expert: expert, first, count
+//   [3 * max_pairs]  number of tiles, then 3 words per tile of at most TILE_PAIRS sorted pairs of one expert: expert, first, count
 const TILE_PAIRS = 64u;
 
 fn weight_of(max_pairs: u32, pair: u32) -> u32 {

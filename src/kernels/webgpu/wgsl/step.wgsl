@@ -1,5 +1,5 @@
 // The step: everything the host decides anew each time, in one buffer that is written once a step. Sections are packed tightly behind the
-// header, which holds their offsets in words. step-layout.ts writes it; the indices below are its STEP_HEADER.
+// header, which holds their offsets in words. step-layout.ts writes it; the indices below are its HEADER.
 @group(0) @binding(0) var<storage, read> step: array<i32>;
 
 const NUM_ROWS = 0u;
