@@ -1,7 +1,7 @@
-/** A request of the commands that measure a model: ids in, nothing but greedy tokens and scores out. */
+/** The request of commands that measure a model: token ids, with greedy decoding or scores only. */
 import type { GenerationRequest } from './engine/request.ts'
 
-/** `maxTokens` 0 scores the prompt only. No cache of another request serves it unless `cacheSalt` is the same. */
+/** Builds such a request. `maxTokens` 0 only scores the prompt. Requests share cached blocks only if their `cacheSalt` is equal. */
 export const bareRequest = (
   ids: readonly number[],
   own: Pick<GenerationRequest, 'requestId' | 'maxTokens' | 'promptLogprobs' | 'cacheSalt'>,

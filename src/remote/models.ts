@@ -1,4 +1,4 @@
-/** What the other engine serves. */
+/** The models of a remote engine. */
 import { readResponseJson } from './response-wire.ts'
 import { ModelError } from '../engine/runner/runner.ts'
 
@@ -33,7 +33,7 @@ export async function listModels(url: string, headers: Record<string, string>): 
   })
 }
 
-/** Why a call failed, without what it quoted. */
+/** Why a call failed, without quoting any text. */
 export function reasonOf(error: unknown): string {
   const cause = error instanceof Error ? error.cause : undefined
   if (cause instanceof Error) return 'code' in cause ? String(cause.code) : cause.message

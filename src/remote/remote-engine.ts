@@ -1,4 +1,4 @@
-/** The Engine interface over OpenAI-compatible engines elsewhere: the same pipeline, retrieval and traces around them. */
+/** Implements Engine with OpenAI-compatible remote engines, so that pipeline, retrieval and traces work as with a local one. */
 import { EventBus } from '../engine/event-bus.ts'
 import type { EngineSubscriber, FinishReason, StopKind } from '../engine/events.ts'
 import { drainingError, EngineError, invalidField, newEngineCounts, shutdownError } from '../engine/request.ts'
@@ -25,7 +25,7 @@ interface ActiveRequest {
   readonly control: AbortController
 }
 
-/** Requests of this server as calls to engines elsewhere, their streams as the engine's events. */
+/** Sends requests to remote engines and converts their streams to engine events. */
 export class RemoteEngine implements Engine {
   readonly problem = null
   readonly modelName: string
@@ -77,7 +77,7 @@ export class RemoteEngine implements Engine {
   }
 
   stats(): EngineStats {
-    // Requests, not choices: there is no batch here for the choices of one to fill, and they must not keep others out.
+    // Counts requests, not choices: the choices of one request fill no batch here and must not keep other requests out.
     const numWaiting = [...this.#active].filter(isWaiting).length
     return {
       numRunning: this.#active.size - numWaiting,
@@ -122,7 +122,7 @@ export class RemoteEngine implements Engine {
         throw invalidField('echo', 'log-probabilities of the prompt are not available from a remote engine')
       }
       for (let i = 0; i < request.prompts.length; i++) active.calls.push(this.#queue(request, i))
-      // Accepted by all before the first event: a refusal is a status, not the first frame of a stream.
+      // All calls are accepted before the first event, so that a refusal becomes an HTTP status and not the first frame of a stream.
       const opened = await Promise.all(
         active.calls.map(async (call) => {
           this.#scheduled(request, call)
@@ -195,7 +195,7 @@ export class RemoteEngine implements Engine {
     const numTokens = numTokensOf(chunk)
     if (numTokens > 0) {
       counters.numGeneratedTokens += numTokens
-      // Pieces of text are not quite tokens: twice as many as were asked for are no rounding, and what is held for them has to end.
+      // Pieces of text are not exactly tokens, but twice as many as requested are too many, and the memory for them must be bounded.
       if (counters.numGeneratedTokens > 2 * Math.min(active.request.maxTokens, this.maxModelLen) + 16)
         throw upstreamError('the remote engine sent more tokens than requested')
       if (counters.firstTokenMs === null) {
@@ -229,7 +229,7 @@ export class RemoteEngine implements Engine {
     }
   }
 
-  /** The usage is known: counts are the other engine's own, its choices have ended. */
+  /** Finishes the choices of a call, with the counts that the remote engine has reported. */
   #settle(active: ActiveRequest, call: Call, usage: RemoteChunk['usage']): void {
     const { stream, request } = active
     if (usage !== null) {
@@ -295,7 +295,7 @@ export class RemoteEngine implements Engine {
   }
 }
 
-/** Elsewhere it may be computed already; what is known here is that nothing has come yet. */
+/** Whether nothing has arrived yet. The remote engine may already be computing. */
 const isWaiting = ({ calls }: ActiveRequest): boolean =>
   calls.every(({ choices }) =>
     choices.every(({ isFinished, counters }) => !isFinished && counters.firstTokenMs === null),
@@ -303,7 +303,7 @@ const isWaiting = ({ calls }: ActiveRequest): boolean =>
 
 const KNOWN_REASONS: readonly FinishReason[] = ['length', 'abort', 'content_filter']
 
-/** Other words than ours (tool_calls, eos, …) are an end of the model's own accord. */
+/** Unknown reasons (tool_calls, eos, …) count as `stop`. */
 const reasonFrom = (reason: string): FinishReason => KNOWN_REASONS.find((known) => known === reason) ?? 'stop'
 
 /** Why a choice stopped, if the other engine reports it; no field reports an end token. */

@@ -1,7 +1,7 @@
-/** What an OpenAI-compatible engine is asked: path and body of a request. */
+/** Builds requests to OpenAI-compatible engines. */
 import type { ChatMessage, GenerationRequest, PromptInput, StructuredOutput, ToolUse } from '../engine/request.ts'
 
-/** Path and body for one prompt. `maxModelLen`: a request for as much as that leaves the bound to the other engine. */
+/** Path and body for one prompt. @param maxModelLen a request for this many tokens leaves the limit to the remote engine */
 export function remoteRequest(
   request: GenerationRequest,
   prompt: PromptInput,

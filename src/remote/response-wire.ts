@@ -1,4 +1,4 @@
-/** What an OpenAI-compatible engine answers: its stream's events, the chunks in them, its refusals. */
+/** Parses the answers of OpenAI-compatible engines: events of streams, chunks, refusals. */
 import { createParser } from 'eventsource-parser'
 import { EngineError } from '../engine/request.ts'
 import type { ChoiceLogprob } from '../engine/request.ts'
@@ -32,7 +32,7 @@ export interface RemoteChoice {
   readonly stopReason: string | number | null
 }
 
-/** Tokens of a chunk's choice, as far as it shows: at least one where there is anything for the client. */
+/** The number of tokens in a chunk's choice, as far as it is known: at least one if there is output for the client. */
 export function numTokensOf({ text, reasoning, toolCalls, tokenIds, logprobs }: RemoteChoice): number {
   const hasOutput = text !== '' || reasoning !== '' || toolCalls.length > 0
   return Math.max(tokenIds.length, logprobs?.length ?? 0, hasOutput ? 1 : 0)
@@ -46,11 +46,11 @@ export interface RemoteToolCall {
   readonly arguments: string
 }
 
-/** Characters of one event, and bytes of a body that is no stream. What is longer is not what was asked for. */
+/** Limits on the characters of an event and on the bytes of a body that is not a stream. */
 const MAX_EVENT_CHARACTERS = 2 ** 23
 const MAX_BODY_BYTES = 2 ** 23
 
-/** A body as JSON, read no further than it may be long. Rejects for what is longer, or not JSON. */
+/** Reads a body as JSON. Rejects if it is too long or not JSON. */
 export async function readResponseJson(response: Response): Promise<unknown> {
   const chunks: Uint8Array[] = []
   let numBytes = 0
@@ -141,7 +141,7 @@ function parseChunk(value: unknown): RemoteChunk {
   const failure = chunk.object === 'error' ? chunk : chunk.error
   if (failure !== undefined && failure !== null) {
     const { type, code } = object(failure)
-    // What is wrong with the request may show only when it is scheduled, under 200.
+    // An invalid request may be detected only when it is scheduled, after the status 200 was sent.
     if (count(code) >= 400 && count(code) < 500) throw remoteRefusal(count(code), value, null)
     throw upstreamError(`the remote engine failed while it answered (${describe({ type, code })})`)
   }
@@ -190,7 +190,7 @@ function parseToolCall(value: unknown): RemoteToolCall {
     index: typeof index === 'number' && Number.isInteger(index) && index >= 0 ? index : null,
     id: given(id),
     name: given(name),
-    // Ollama's way: the arguments as they would be parsed.
+    // Ollama sends the arguments as an object.
     arguments: typeof args === 'string' ? args : typeof args === 'object' && args !== null ? JSON.stringify(args) : '',
   }
 }
@@ -287,7 +287,7 @@ export function remoteRefusal(status: number, body: unknown, retryAfter: string 
   return upstreamError(`the remote engine failed (${facts})`)
 }
 
-/** A day: a clock that is wrong there must not keep clients here away for years. */
+/** One day. A wrong clock at the remote engine must not keep clients away for years. */
 const MAX_RETRY_SECONDS = 86_400
 
 /** Of a Retry-After header: seconds, or a date. */

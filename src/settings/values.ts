@@ -1,4 +1,4 @@
-/** What the values of flags and variables may be: each type parses a string, and its messages say what was expected. */
+/** Types of the values of flags and variables. Each parses a string, and its messages say what was expected. */
 import { z } from 'zod'
 
 export const integer = (min: number, max: number) =>
@@ -60,7 +60,7 @@ export const truthy = z
   .regex(/^(1|0|true|false|yes|no|on|off)$/i, 'true or false')
   .transform((value) => /^(1|true|yes|on)$/i.test(value))
 
-/** One of these words, in any case: LOG_LEVEL=INFO is a habit of other programs. */
+/** One of these words, in any case, because other programs accept LOG_LEVEL=INFO. */
 export const choiceOf = <const T extends readonly [string, ...string[]]>(values: T) =>
   z
     .string()
@@ -76,7 +76,7 @@ export const secret = z
   .trim()
   .min(1, 'a key that is not blank')
   .regex(/^[\x20-\x7e]+$/, 'a key of ASCII characters')
-/** Of an API, to which paths are added. Messages do not quote it: it may have a password. */
+/** The base URL of an API. Messages do not quote it, because it may contain a password. */
 export const baseUrl = z.string().refine(
   (text) => {
     const isWeb = /^https?:\/\/\S+$/.test(text) && URL.canParse(text)
@@ -94,7 +94,7 @@ export const endpoint = z
     'a URL that begins with http:// or https://, or host:port',
   )
 
-/** An origin as browsers send it, or all of them. A slash behind it is a habit; anything else there would never match. */
+/** An origin as browsers send it, or *. A trailing slash is accepted; any other path would never match. */
 export const origin = z.string().transform((value, ctx) => {
   if (value === '*') return value
   const parsed = URL.canParse(value) ? new URL(value) : null

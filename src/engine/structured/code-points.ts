@@ -65,7 +65,7 @@ export function without(set: CodePoints, removed: CodePoints): CodePoints {
 /** Characters beyond ASCII that are looked up one by one, at most. */
 const MAX_CASED = 5000
 
-/** The set with each letter as large and as small; of large sets those of ASCII alone. */
+/** The set with the upper and lower case of each letter. For large ranges, only of ASCII letters. */
 export function anyCase(set: CodePoints): CodePoints {
   const added: [number, number][] = []
   for (const [from, to] of set) {
@@ -126,7 +126,7 @@ function addRange(from: number, to: number, sequences: ByteRanges[]): void {
       return
     }
   }
-  // A range that begins or ends in the middle of what its last bytes count is cut there.
+  // A range is cut where it does not cover all values of its last bytes.
   for (let bits = 6; bits < (to > 0x7f ? 24 : 0); bits += 6) {
     const mask = (1 << bits) - 1
     if ((from & ~mask) === (to & ~mask)) continue

@@ -1,4 +1,4 @@
-/** From what a request asks of its output to a grammar. Runs in a thread: a hostile schema holds up nobody but its sender. */
+/** Compiles a constraint on the output to a grammar. Runs in a thread, so that a hostile schema delays only its sender. */
 import type { ToolCallGrammar } from '../tool-calls/tool-call-grammar.ts'
 import { intersect } from './automaton.ts'
 import { GrammarRules, inOrder, marked, oneOf, plain, text, times, written } from './byte-grammar.ts'
@@ -15,11 +15,11 @@ import { userGrammar } from './user-grammar.ts'
 
 interface ConstraintGrammar {
   readonly network: Network
-  /** What is not enforced, in sentences that name the field. */
+  /** Constraints that are not enforced, as sentences that name the field. */
   readonly warnings: readonly string[]
 }
 
-/** Characters of a pattern of which an automaton is made; it would take seconds for more. */
+/** Limit on the characters of a pattern that is compiled to an automaton. More would take seconds. */
 const MAX_DETERMINED = 2000
 
 /** Throws Unenforceable, in words that name the field. */
@@ -80,7 +80,7 @@ interface SchemaOptions {
   readonly notation: Notation
 }
 
-/** Under `strict` what cannot be enforced is refused, and otherwise said. */
+/** Keywords that cannot be enforced are refused under `strict`, and otherwise reported. */
 function schemaRule(
   root: unknown,
   { param, isStrict, notation }: SchemaOptions,

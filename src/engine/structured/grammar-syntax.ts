@@ -1,10 +1,10 @@
-/** Rules as people write them, whatever the notation, on the way to a grammar that is read from the left to the right. */
+/** Rules of a caller's grammar, independent of its notation, and their conversion to a grammar that is read from left to right. */
 import { inOrder, oneOf, times, written } from './byte-grammar.ts'
 import type { Expression, GrammarRules } from './byte-grammar.ts'
 import type { Automaton } from './automaton.ts'
 import { Unenforceable } from './unenforceable.ts'
 
-/** What a grammar may repeat by number. */
+/** Limit on counted repetitions. */
 export const MAX_REPETITIONS = 10_000
 
 export type Syntax =
@@ -63,7 +63,7 @@ export class GrammarSyntax {
     return { kind: 'sequence', parts: [{ kind: 'choice', parts: others }, { kind: 'repeat', of: { kind: 'choice', parts: rests }, min: 0, max: Infinity }] } // prettier-ignore
   }
 
-  /** Every rule can come to an end, and every name is one. */
+  /** Requires that every rule can end, and that every name has a rule. */
   #requireEnds(rules: ReadonlyMap<string, Syntax>): void {
     const ending = new Set<string>()
     const ends = (node: Syntax): boolean => {
@@ -90,7 +90,7 @@ export class GrammarSyntax {
   }
 }
 
-/** Rules that come to themselves again before anything is read, over others, cannot be followed. */
+/** Requires that no rule reaches itself, through other rules, before reading anything. */
 function requireNoLeftRecursion(rules: ReadonlyMap<string, Syntax>, lines: ReadonlyMap<string, NamedRule>): void {
   const empty = new Set<string>()
   const isEmpty = (node: Syntax): boolean => {

@@ -1,4 +1,4 @@
-/** Strings of JSON Schemas as grammars, with quotes or as they are. */
+/** Grammars of strings, with or without quotes. */
 import { intersect } from './automaton.ts'
 import { character, inOrder, plain, text, times, written } from './byte-grammar.ts'
 import type { Encoding, Expression, GrammarRules } from './byte-grammar.ts'
@@ -15,12 +15,12 @@ import type { Parts } from './schema-parts.ts'
 import { Unenforceable, Unsatisfiable } from './unenforceable.ts'
 import type { Style } from './notation.ts'
 
-/** Counted characters up to which a mark that must not stand among them is told from its beginning. */
+/** Limit on counted characters among which a forbidden mark is excluded exactly. Above it, its first character is excluded. */
 const MAX_EXACT = 300
-/** What reads as something else than a string where strings have no quotes. */
+/** Text that would not be read as a string where strings have no quotes. */
 const NO_STRING = '\\s*(?:[-+.\\d{\\["\'(][\\s\\S]*|(?:true|false|null|True|False|None)\\s*)'
 
-/** `excluded`: what it must not be. `mark`: what must not stand in it; null: it is JSON's. */
+/** `excluded`: texts that the string must not be. `mark`: text that it must not contain; null: it is a JSON string. */
 export interface InnerOptions {
   readonly excluded?: readonly Regex[]
   readonly mark?: string | null
@@ -49,8 +49,7 @@ export class JsonStrings {
   }
 
   /**
-   * What may stand between the quotes of a string: none of the `excluded`, and no `mark`, which is null where the string is JSON's. Throws
-   * Unenforceable.
+   * The content of a string, without its quotes. It is none of the `excluded` texts and does not contain `mark`. Throws Unenforceable.
    */
   inner(parts: Parts, path: string, { excluded = [], mark = null }: InnerOptions = {}): Expression {
     const patterns: Regex[] = []
@@ -98,7 +97,7 @@ export class JsonStrings {
     }
   }
 
-  /** The first of the conjunctions that can be had; what a later one leaves out is noted. */
+  /** The first conjunction that can be compiled. What a later one omits is reported as not enforced. */
   #language(
     conjunctions: readonly (readonly Regex[])[],
     excluded: readonly Regex[],
@@ -111,7 +110,7 @@ export class JsonStrings {
     for (const [i, languages] of conjunctions.entries()) {
       if (languages.length === 0 && excluded.length === 0 && mark === null) continue
       const all = languages.length === 0 ? anything : languages
-      // A mark among many characters takes too many states: then none of them may begin one.
+      // Excluding a mark from a long text may take too many states. Then its first character is excluded instead.
       const ways = mark === null ? [[all, excluded]] : [[all, [...excluded, searched(literal(mark))]], [[...all, repeat(set(beginningNo(mark)), 0, Infinity)], excluded]] // prettier-ignore
       for (const [own = [], others = []] of ways) {
         try {
@@ -145,12 +144,12 @@ export function bareKey(): Expression {
   return written(intersect([wholly(parseRegex('[A-Za-z_][A-Za-z0-9_]{0,63}'))]) ?? { states: [] }, 'text')
 }
 
-/** Characters but the first of the mark. */
+/** All characters but the first one of the mark. */
 function beginningNo(mark: string): CodePoints {
   return without(EVERY, only(mark.codePointAt(0) ?? 0))
 }
 
-/** A fixed value as it is written; null: it cannot be. */
+/** A fixed value in its notation; null: the notation cannot express it. */
 export function writtenIn(value: unknown, { notation, raw }: Style): string | null {
   if (raw === null || typeof value !== 'string') return writtenValue(value, notation, false)
   const isMisread = raw.kind === 'mixed' && new RegExp(`^${NO_STRING}$`, 'u').test(value)

@@ -5,7 +5,7 @@ import { character, inOrder, NOTHING, oneOf, optional, text, times } from './byt
 import type { Expression, GrammarRules } from './byte-grammar.ts'
 import { isSchema } from './schema.ts'
 
-/** What goes around the members of an object or a list, and between them. */
+/** The brackets of an object or a list, and what separates its members. */
 export interface Brackets {
   readonly open: string
   readonly close: string
@@ -18,14 +18,14 @@ export interface Notation {
   readonly list: Brackets
   /** Before the name of a member, between the name and the value, and behind the value. */
   readonly member: { readonly begin: string; readonly colon: Expression; readonly end: string }
-  /** Names are quoted as strings; otherwise none of these characters is in them. */
+  /** Characters that unquoted names cannot contain; null: names are quoted as strings. */
   readonly bareKeysWithout: RegExp | null
-  /** Stands around strings, which are then written as they are, without it; null: strings are JSON's. */
+  /** Delimits strings, which then have no escapes and cannot contain it; null: strings are written as in JSON. */
   readonly quote: { readonly open: string; readonly close: string } | null
   readonly words: { readonly true: string; readonly false: string; readonly null: string }
-  /** Of the values of members. */
+  /** The notation of member values; null: the same. */
   readonly inner: Notation | null
-  /** What strings that are members, which stand without quotes, end with; null: they have quotes. */
+  /** The end of strings that are members and have no quotes; null: they have quotes. */
   readonly rawEnd: string | null
 }
 
@@ -105,7 +105,7 @@ function literalNotation({ keyEnd, separator, quote }: LiteralBody): Notation {
   }
 }
 
-/** A value as the notation writes it; null: it has no way to. */
+/** A value in the notation; null: the notation cannot express it. */
 export function writtenValue(value: unknown, notation: Notation, isRaw: boolean): string | null {
   if (value === null) return notation.words.null
   if (typeof value === 'boolean') return notation.words[`${value}`]
@@ -128,7 +128,7 @@ export function writtenValue(value: unknown, notation: Notation, isRaw: boolean)
   return join(members, inner.object)
 }
 
-/** A member's name as the notation writes it; null: it has no way to. */
+/** A member's name in the notation; null: the notation cannot express it. */
 export function writtenKey(key: string, { bareKeysWithout }: Notation): string | null {
   if (bareKeysWithout === null) return JSON.stringify(key)
   return key === '' || bareKeysWithout.test(key) ? null : key

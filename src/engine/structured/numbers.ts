@@ -1,4 +1,4 @@
-/** JSON numbers within bounds, digit by digit: exact for bounds of any size. Pure data. */
+/** Patterns of JSON numbers within bounds, digit by digit, exact for bounds of any size. */
 import type { Automaton, AutomatonState } from './automaton.ts'
 import { choice, EMPTY, literal, repeat, sequence, set } from './regex.ts'
 import type { Regex } from './regex.ts'
@@ -9,11 +9,11 @@ export interface Bound {
   readonly isExclusive: boolean
 }
 
-/** Digits before and behind the point where nothing bounds them: as many as a double keeps. */
+/** Digits before and after the point if nothing bounds them: the precision of a double. */
 const MAX_DIGITS = 15
 const DIGIT = digits(0, 9)
 const POINT = literal('.')
-/** Remainders that an automaton counts. */
+/** Limit on the remainders that an automaton counts. */
 const MAX_MULTIPLE = 2000
 
 /** Integers from `low` to `high`; null: unbounded. Throws Unenforceable for a range that holds none. */
@@ -30,7 +30,7 @@ export function integers(low: Bound | null, high: Bound | null): Regex {
   return choice(...parts)
 }
 
-/** A bound for the side that has none, beyond the other one's. */
+/** A bound for an unbounded side, beyond the bound of the other side. */
 function unbounded(other: bigint | null): bigint {
   const length = other === null ? 0 : abs(other).toString().length + 1
   const bound = 10n ** BigInt(Math.max(MAX_DIGITS, length)) - 1n
@@ -146,7 +146,7 @@ function magnitudes(low: Bound, high: Bound | null): Regex | null {
   return parts.length === 0 ? null : choice(...parts)
 }
 
-/** What may stand behind a whole number, the point included, that `low` and `high` share their wholes with; null: nothing may. */
+/** The fraction after a whole number, point included, within bounds with the same whole number; null: there is none. */
 function fractionsBetween(low: Decimal | null, high: Decimal | null, places: number): Regex | null {
   /** Digits from place i on; isLow, isHigh: so far they equal the bound's. */
   const from = (i: number, isLow: boolean, isHigh: boolean, mayEnd: boolean): Regex | null => {

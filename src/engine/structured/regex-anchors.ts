@@ -1,13 +1,13 @@
-/** Anchors of a pattern: where in a text it has to match, written as a pattern of the whole text. Pure data. */
+/** Resolves the anchors of a pattern, by rewriting it as a pattern of the whole text. */
 import { ANYTHING, choice, containsKind, EMPTY, type Regex, sequence } from './regex.ts'
 import { Unenforceable } from './unenforceable.ts'
 
-/** What a pattern finds in a text, as the language of all texts in which it finds something. Throws Unenforceable. */
+/** The language of the texts in which the pattern matches somewhere. Throws Unenforceable. */
 export function searched(pattern: Regex): Regex {
   return anchored(pattern, ANYTHING)
 }
 
-/** The language of the texts that match the pattern from their beginning to their end. Throws Unenforceable. */
+/** The language of the texts that match the pattern as a whole. Throws Unenforceable. */
 export function wholly(pattern: Regex): Regex {
   return anchored(pattern, EMPTY)
 }
@@ -70,7 +70,7 @@ function extend({ anchored, free }: Split, change: (part: Regex) => Regex): Spli
   return { anchored: anchored.map(change), free: free.map(change) }
 }
 
-/** Anchors inside of a look-ahead are its own. */
+/** Whether the pattern has an anchor outside of look-aheads. */
 function hasAnchor(node: Regex): boolean {
   return containsKind(node, 'start', false) || containsKind(node, 'end', false)
 }
