@@ -202,7 +202,8 @@ export async function loadEngine(
           if (problem === null) logger.info('engine.recovered')
           else
             logger.error('engine.problem', { where: 'runner', error: new RunnerError('device_lost', problem.reason) })
-          if (problem?.isFatal === true) onFatal(problem.reason)
+          // Whether it could be restarted or not: who asked for an exit has something else that restarts.
+          if (problem !== null) onFatal(problem.reason)
         },
       },
     })

@@ -35,3 +35,10 @@ it('a thread that dies fails what it ran, is named by /ready and the log, and is
   }
   expect(await server.exited).toEqual({ code: 0, signal: null })
 })
+
+it('a thread that dies ends the process with --on-fatal exit', async () => {
+  const server = await ServerProcess.start(['--on-fatal=exit'], FAULT)
+  await complete(server, { max_tokens: 2000, ignore_eos: true, stream: true }, { 'x-fault': 'runner' })
+  expect(await server.exited).toEqual({ code: 1, signal: null })
+  expect(server.stderr).toContain('miniserve: the engine cannot go on: ')
+})
