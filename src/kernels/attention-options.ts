@@ -1,7 +1,7 @@
-/** What attention ops compute with, and with what options. */
+/** Options of the attention ops. */
 import type { Activation, Columns, Norm, RopeTable, Vector } from './ops.ts'
 
-/** What q and k are normalised over: each head, all heads, or each head after its rotation. */
+/** RMSNorm of q and k: over each head, over all heads together, or over each head after rotary embedding. */
 export type QkNormKind = 'head' | 'full' | 'rotatedHead'
 
 export interface QkvOptions {
@@ -12,42 +12,45 @@ export interface QkvOptions {
   readonly headDim: number
   /** RMSNorm of q and k. */
   readonly qkNorm: { readonly kind: QkNormKind; readonly q: Norm; readonly k: Norm } | null
-  /** Each head of v is divided by its root mean square; together with a `qkNorm` of heads only. */
+  /** Divides each head of v by its root mean square. Only together with a per-head `qkNorm`. */
   readonly vNorm?: { readonly eps: number } | null
   readonly rope: RopeTable | null
-  /** There are queries alone, [rows, numHeads headDim]: the layer attends to what another one stored. */
+  /** The input holds queries only, [rows, numHeads headDim]: the layer attends to the K and V of another layer. */
   readonly isQueryOnly?: boolean
 }
 
-/** What is added to each head's scores, before `softcap`, by the distance from a row to a token: T5's and MPNet's buckets, ALiBi's slopes. */
+/**
+ * A bias per head and distance between a row and a token, added to the scores before `softcap`. Covers the relative position buckets of T5
+ * (arXiv 1910.10683) and MPNet, and ALiBi's slopes (arXiv 2108.12409).
+ */
 interface DistanceBias {
   readonly kind: 'distance'
-  /** [numHeads, 2 reach + 1]: of tokens `reach` before the row to `reach` behind it. Those beyond count as the last. */
+  /** [numHeads, 2 reach + 1]: for tokens from `reach` before the row to `reach` after it. Distances beyond are clamped. */
   readonly values: Vector
   /** At least 1. */
   readonly reach: number
 }
 
 /**
- * What is added by the bucket of a distance, once for the row and once for the token (disentangled attention, arXiv 2006.03654): scores[row, 0, head, b]
- * + scores[the token's row, 1, head, b]. The step has whole sequences.
+ * The two position terms of disentangled attention (DeBERTa, arXiv 2006.03654). With b the bucket of the distance between row and token, adds
+ * scores[row, 0, head, b] + scores[tokenRow, 1, head, b]. The step must contain whole sequences.
  */
 interface DisentangledBias {
   readonly kind: 'disentangled'
-  readonly scores: Activation // [rows, 2, numHeads, numBuckets], as headProducts makes them
+  readonly scores: Activation // [rows, 2, numHeads, numBuckets], from headProducts
   readonly numBuckets: number
-  /** [2 reach + 1]: the bucket of each distance, as DistanceBias.values. */
+  /** [2 reach + 1]: the bucket of each distance, indexed like DistanceBias.values. */
   readonly buckets: Vector
   readonly reach: number
 }
 
-/** Products of each head's part of a row with vectors that the head has. */
+/** Dot products of each head's slice of a row with that head's vectors. */
 export interface HeadProductsOptions {
   /** [numHeads headDim] */
   readonly x: Columns
   readonly numHeads: number
   readonly headDim: number
-  /** Vectors of a head; a multiple of 16. */
+  /** Vectors per head; a multiple of 16. */
   readonly count: number
   /** [numHeads, count / 16, headDim, 16] */
   readonly table: Vector
@@ -61,13 +64,13 @@ export interface AttentionOptions {
   readonly headDim: number
   /** Scores are multiplied by this. */
   readonly scale: number
-  /** Position p attends to p - window + 1 .. p, and up to p + window - 1 where attention is bidirectional. */
+  /** Position p attends to p - window + 1 .. p, and up to p + window - 1 when attention is bidirectional. null: no window. */
   readonly window: number | null
-  /** scores = softcap * tanh(scores / softcap). */
+  /** scores = softcap * tanh(scores / softcap). null: off. */
   readonly softcap: number | null
-  /** [numHeads]: a logit beside the scores of each head, to which nothing belongs (attention sinks). */
+  /** [numHeads]: an extra logit in each head's softmax that has no value vector (attention sinks, arXiv 2309.17453). */
   readonly sinks?: Vector | null
   readonly bias?: DistanceBias | DisentangledBias | null
-  /** Rows see the rows after them too, as encoders do. The same in all attention ops of a step, which has whole sequences. */
+  /** Rows also attend to later rows, as in encoders. Must be equal in all attention ops of a step, and the step must contain whole sequences. */
   readonly bidirectional?: boolean
 }

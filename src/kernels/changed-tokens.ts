@@ -1,11 +1,11 @@
-/** What a SampleSpec changes of single tokens' logits, as the kernels want it: each token once. */
+/** The per-token logit changes of a SampleSpec in the form that kernels take: each token is listed once. */
 import type { SampleSpec } from './sample-spec.ts'
 
 interface ChangedTokens {
-  /** Penalised ones first. */
+  /** Penalised tokens first. */
   readonly tokens: readonly number[]
   readonly numPenalized: number
-  /** Of each token: its adjustment, and the one it has if it is the pending token. */
+  /** Per token: its adjustment, and in `pendingDeltas` its adjustment in case it is the pending token. */
   readonly deltas: readonly number[]
   readonly pendingDeltas: readonly number[]
 }
@@ -15,7 +15,7 @@ export function changedTokens({ repetition, adjustments, pending }: SampleSpec):
   const tokens = [...(repetition?.tokens ?? [])]
   const numPenalized = tokens.length
   const deltas = tokens.map(() => 0)
-  // Adjusted only if it is the pending one.
+  // A token that is only penalised gets an adjustment only in case it is the pending token.
   const pendingDeltas = tokens.map(() => pending?.delta ?? 0)
   const indexOf = new Map(adjustments === null ? [] : tokens.map((token, i) => [token, i]))
   for (const [i, token] of adjustments?.tokens.entries() ?? []) {

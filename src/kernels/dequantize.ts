@@ -1,9 +1,9 @@
-/** The f32 values a MatrixData stands for: the meaning of every weight format, in one place. */
+/** The f32 values that a MatrixData encodes: the one definition of every weight format. */
 import { decodeF16 } from './float.ts'
 import { MXFP4_VALUES, mxfp4Scale } from './mxfp4.ts'
 import type { MatrixData, MatrixRows } from './ops.ts'
 
-/** Bytes the data of a matrix takes in its own format. */
+/** Bytes of a matrix in its own format. */
 export function matrixBytes(data: MatrixData): number {
   if (data.format === 'f32' || data.format === 'f16') return data.values.byteLength
   if (data.format === 'mxfp4') return data.codes.byteLength + data.exponents.byteLength
@@ -12,7 +12,7 @@ export function matrixBytes(data: MatrixData): number {
 
 export type Plane = Float32Array | Uint16Array | Int8Array | Uint8Array
 
-/** Data of the same format whose planes are made of the data's by `change`. */
+/** Applies `change` to every plane and keeps the format. */
 export function mapPlanes(data: MatrixData, change: <T extends Plane>(plane: T) => T): MatrixData {
   switch (data.format) {
     case 'f32':
@@ -23,7 +23,7 @@ export function mapPlanes(data: MatrixData, change: <T extends Plane>(plane: T) 
       return { ...data, codes: change(data.codes), exponents: change(data.exponents) }
     default: {
       const planes = { scales: change(data.scales), mins: data.mins === null ? null : change(data.mins) }
-      // The same call twice: a union of formats has no one type of codes.
+      // Both branches are the same call: TypeScript has no single type for the codes of the union.
       return data.format === 'q8'
         ? { ...data, ...planes, codes: change(data.codes) }
         : { ...data, ...planes, codes: change(data.codes) }
@@ -31,7 +31,7 @@ export function mapPlanes(data: MatrixData, change: <T extends Plane>(plane: T) 
   }
 }
 
-/** Some rows of data that has `rows`: views, not copies. */
+/** Rows `first` .. `first + count - 1` of a matrix of `rows` rows, as views, not copies. */
 export function sliceRows(data: MatrixData, rows: number, first: number, count: number): MatrixData {
   return mapPlanes(data, (plane) => {
     const width = plane.length / rows
@@ -39,7 +39,7 @@ export function sliceRows(data: MatrixData, rows: number, first: number, count: 
   })
 }
 
-/** Data as rows to be read. Throws when it does not have the sizes of the shape. */
+/** Wraps whole matrices as rows to be read; `MatrixRows` pass through. Throws when the planes do not have the sizes that the shape needs. */
 export function asRows(label: string, rows: number, cols: number, data: MatrixData | MatrixRows): MatrixRows {
   if ('read' in data) return data
   checkMatrix(label, rows, cols, data)
@@ -51,7 +51,7 @@ export function wholeMatrix(data: MatrixData | MatrixRows, rows: number): Promis
   return 'read' in data ? data.read(0, rows) : Promise.resolve(data)
 }
 
-/** Throws when the planes of a matrix do not have the sizes its shape and format ask for. */
+/** Throws when the planes of a matrix do not have the sizes that its shape and format need. */
 export function checkMatrix(label: string, rows: number, cols: number, data: MatrixData): void {
   const expect = (plane: string, found: number, expected: number): void => {
     if (found !== expected)
@@ -74,7 +74,7 @@ export function checkMatrix(label: string, rows: number, cols: number, data: Mat
   if (data.mins !== null) expect('mins', data.mins.length, (rows * cols) / data.group)
 }
 
-/** [rows, cols] f32 values, each rounded once from its exact value. f32 data is returned as it is, not copied. */
+/** The matrix as f32 values [rows, cols], each rounded once from its exact value. f32 data is returned without a copy. */
 export function dequantize(data: MatrixData): Float32Array {
   switch (data.format) {
     case 'f32':

@@ -1,7 +1,7 @@
-/** What every backend checks of a call of `experts`. */
+/** Argument checks of `experts` that all backends share. */
 import type { Activation, ExpertMatrix, Routing } from './ops.ts'
 
-/** Throws where shapes do not fit. */
+/** Throws Error when the shapes do not match. */
 export function checkExperts(
   out: Activation,
   x: Activation,

@@ -1,4 +1,4 @@
-/** Conversions between f32 and the 16-bit float formats weights are stored in. Node 20 has no Float16Array. */
+/** Conversions between f32 and the 16-bit float formats that weights are stored in. Node 20 has no Float16Array. */
 
 const bits = new Uint32Array(1)
 const asFloat = new Float32Array(bits.buffer)
@@ -24,7 +24,7 @@ export function f16Table(): Float32Array {
   return table
 }
 
-/** Bits of the binary16 nearest to `value` (ties to even; overflow to infinity; NaN stays NaN). */
+/** The bits of the binary16 value nearest to `value` (ties to even; overflow to infinity; NaN stays NaN). */
 export function f32ToF16(value: number): number {
   asFloat[0] = value
   const word = bits[0]!
@@ -68,8 +68,8 @@ const LARGEST_BF16 = 0x477f
 let halvesOfBf16: Uint16Array | null = null
 
 /**
- * Replaces bfloat16 bits by the binary16 bits of the same values, in place; false, and nothing is changed, where a value is beyond binary16's range.
- * binary16 has room for every bfloat16 fraction; below 2^-14 it is exact to 2^-25.
+ * Replaces bfloat16 bits with the binary16 bits of the same values, in place. Returns false and changes nothing when a value exceeds
+ * binary16's range. The conversion is exact for magnitudes of 2^-14 and above; below, the error is at most 2^-25.
  */
 export function narrowBf16(words: Uint16Array): boolean {
   if (words.some((word) => (word & 0x7fff) > LARGEST_BF16)) return false

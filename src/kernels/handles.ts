@@ -1,9 +1,9 @@
-/** What a backend has given out. A handle of another backend, or of one that is closed, is refused. */
+/** The handles that a backend has given out. Rejects a handle of another backend, or of one that is closed. */
 export class Handles<Handle extends { readonly label: string }, Own extends Handle> {
   readonly #kind: string
   readonly #own = new Map<Handle, Own>()
 
-  /** @param kind what the handles are, for the error */
+  /** @param kind what the handles stand for, named in the error */
   constructor(kind: string) {
     this.#kind = kind
   }
@@ -13,25 +13,25 @@ export class Handles<Handle extends { readonly label: string }, Own extends Hand
     return own
   }
 
-  /** @throws Error for a handle that was not given out here */
+  /** @throws Error for an unknown handle */
   get(handle: Handle): Own {
     const own = this.#own.get(handle)
     if (own === undefined) throw new Error(`${this.#kind} ${handle.label} is not of this backend`)
     return own
   }
 
-  /** Undefined for a handle that was not given out here. */
+  /** Undefined for an unknown handle. */
   find(handle: Handle): Own | undefined {
     return this.#own.get(handle)
   }
 
-  /** Puts something under a handle that was given out elsewhere. */
+  /** Registers `own` under a handle that was given out elsewhere. */
   adopt(handle: Handle, own: Own): Own {
     this.#own.set(handle, own)
     return own
   }
 
-  /** What was given out, here or elsewhere. */
+  /** All known handles, including adopted ones. */
   handles(): Handle[] {
     return [...this.#own.keys()]
   }

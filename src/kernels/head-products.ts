@@ -1,8 +1,8 @@
-/** What all backends check of headProducts. */
+/** Argument checks of `headProducts` that all backends share. */
 import type { HeadProductsOptions } from './attention-options.ts'
 import type { Columns } from './ops.ts'
 
-/** Throws Error for shapes that do not fit. */
+/** Throws Error when the shapes do not match. */
 export function checkHeadProducts(out: Columns, { x, numHeads, headDim, count, table }: HeadProductsOptions): void {
   const fits =
     count % 16 === 0 &&

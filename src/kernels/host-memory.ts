@@ -1,8 +1,8 @@
-/** What the operating system can give a process without taking it from others. */
+/** Memory that the operating system can give this process without taking it from others. */
 import { execFileSync } from 'node:child_process'
 import { freemem, totalmem } from 'node:os'
 
-/** Bytes that may be allocated: of the machine, or of the container where that has less. */
+/** Bytes that can still be allocated: the machine's, or the container's where that is less. */
 export function availableHostMemory(): number {
   if (process.platform !== 'darwin') return process.availableMemory()
   try {
@@ -12,15 +12,15 @@ export function availableHostMemory(): number {
   }
 }
 
-/** Bytes of the machine, or of the container where that may use less. */
+/** Total bytes of the machine, or the container's limit where that is less. */
 export function totalHostMemory(): number {
   const constrained = process.constrainedMemory()
   return constrained > 0 ? Math.min(totalmem(), constrained) : totalmem()
 }
 
 /**
- * Bytes that macOS has or gets back without swapping, of `vm_stat`'s output: free, speculative, inactive and purgeable pages. Node reports the free ones
- * alone, a tenth of a gigabyte on a machine that has eight to give.
+ * Bytes that macOS can hand out without swapping, from the output of `vm_stat`: free, speculative, inactive and purgeable pages. Node counts
+ * free pages only, which can be a tenth of a gigabyte on a machine with eight available.
  */
 export function reclaimableOnDarwin(vmStat: string): number {
   const pageBytes = Number(/page size of (\d+) bytes/.exec(vmStat)?.[1] ?? 4096)

@@ -1,6 +1,6 @@
 /**
- * A backend whose step buffers can be set and read from outside. Every backend of this project is one: the conformance suite
- * (test/kernels/conformance.ts) holds single ops against the reference through it, and tools may dump activations with it.
+ * Access to a backend's step buffers. Every backend of this project implements it: the conformance suite
+ * (test/kernels/conformance.ts) compares single ops with the reference through it, and tools can dump activations with it.
  * The serving path never calls it.
  */
 import type { Backend } from './backend.ts'
@@ -8,10 +8,10 @@ import type { Activation } from './ops.ts'
 
 export interface InspectableBackend extends Backend {
   /**
-   * Overwrites the leading `values.length / activation.cols` rows of a step buffer with row-major f32 values. To be called between
-   * steps (before `beginStep`); ordered before the ops of the next step. Throws when the values are no whole number of rows or too many.
+   * Overwrites the first `values.length / activation.cols` rows of a step buffer with row-major f32 values. Call it between steps (before
+   * `beginStep`); the next step's ops see the values. Throws when there are too many values or not a whole number of rows.
    */
   debugWrite(activation: Activation, values: Float32Array): void
-  /** All rows of a step buffer, [maxRows, cols] f32, as they are after every step ended so far. */
+  /** All rows of a step buffer, [maxRows, cols] f32, after every step that has ended so far. */
   debugRead(activation: Activation): Promise<Float32Array>
 }

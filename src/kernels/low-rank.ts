@@ -1,24 +1,27 @@
-/** Adapters' rank-sized updates of a linear layer, as every backend keeps them: a table of places, and the values. */
+/**
+ * Low-rank updates of a linear layer (LoRA, arXiv 2106.09685) in the layout that every backend uses: a table of offsets, and the values that
+ * it points into.
+ */
 import type { LowRankPart } from './ops.ts'
 
-/** Words of an adapter before its parts: its rank over all parts, where its `down` begins, its parts. */
+/** Words of an adapter's entry before its parts: total rank of its parts, offset of its `down`, number of parts. */
 export const TABLE_HEADER = 3
-/** Words of a part: first row, end row, first of its ranks, its ranks, where its `up` begins. */
+/** Words per part: first row, end row (exclusive), first rank within the adapter, number of ranks, offset of its `up`. */
 export const PART_WORDS = 5
 
 export interface PackedLowRank {
-  /** Words of an adapter in the table. */
+  /** Words per adapter in the table. */
   readonly stride: number
   readonly table: Int32Array // [adapters, stride]
-  /** For each adapter `down` [its rank, cols], then for each part `up` [its ranks, its rows]. */
+  /** Per adapter: `down` [total rank, cols], then `up` [rank, rows] of each part. */
   readonly values: Float32Array
-  /** The largest rank that an adapter has. */
+  /** The largest total rank of an adapter. */
   readonly rank: number
 }
 
 /**
- * Lays out what adapters add to a matrix of `rows` x `cols`; an adapter without parts leaves it as it is.
- * @throws RangeError where a part does not fit
+ * Packs the adapters' updates of a matrix of `rows` x `cols`. An adapter without parts does not change the matrix.
+ * @throws RangeError for a part whose sizes do not match the matrix
  */
 export function packLowRank(
   label: string,
@@ -64,7 +67,7 @@ export function packLowRank(
   return { stride, table, values, rank: Math.max(0, ...adapters.map(rankOf)) }
 }
 
-/** Throws where an update of `rows` x `cols` does not fit what it is added to and computed from. */
+/** Throws Error when an update of `rows` x `cols` does not match its output `out` and its input `x`. */
 export function checkLowRank(
   { label, rows, cols }: { readonly label: string; readonly rows: number; readonly cols: number },
   out: { readonly label: string; readonly cols: number },
@@ -74,7 +77,7 @@ export function checkLowRank(
     throw new Error(`addLowRank ${label}: [.., ${x.cols}] -> [.., ${out.cols}] does not fit ${rows} x ${cols}`)
 }
 
-/** Throws where an activation's columns do not fit: as many, or twice as many where gate and up projection are joined. */
+/** Throws Error unless `x` has as many columns as `out`, or twice as many when it holds gate and up projection (`isGated`). */
 export function checkActivate(
   out: { readonly label: string; readonly cols: number },
   x: { readonly label: string; readonly cols: number },
