@@ -1,7 +1,7 @@
-/** What a step is after `keepOutputs`: the rows that outputs are made of. */
+/** The step after `keepOutputs`: only the rows that outputs need. */
 import type { StepInput } from './ops.ts'
 
-/** The step with its output rows alone. The same object where all rows are: nothing has to move then. */
+/** The step reduced to its output rows. Returns `input` itself when all rows are output rows: nothing has to move then. */
 export function outputStep(input: StepInput): StepInput {
   const { numRows, numSequences, sequenceStarts, outputRows, blockTables, maxBlocksPerSequence, adapters } = input
   if (outputRows === undefined || outputRows.length === numRows) return input

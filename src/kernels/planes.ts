@@ -1,11 +1,11 @@
-/** Matrices in their canonical formats as lists of byte planes and back. */
+/** Converts matrices in their canonical formats to lists of byte planes and back. */
 import type { PackedMatrix, StoredMatrix } from './backend.ts'
 import type { MatrixData } from './ops.ts'
 
 const bytesOf = ({ buffer, byteOffset, byteLength }: ArrayBufferView): Uint8Array =>
   new Uint8Array(buffer, byteOffset, byteLength)
 
-/** Values; codes and exponents; or codes, scales and (where there are minimums) minimums. */
+/** The planes are: values (f32, f16); codes and exponents (mxfp4); codes, scales and, if present, minimums (q8, q4). */
 export function toPlanes(data: MatrixData): PackedMatrix {
   if (data.format === 'f32' || data.format === 'f16') {
     return { format: data.format, form: {}, planes: [bytesOf(data.values)] }
@@ -17,7 +17,7 @@ export function toPlanes(data: MatrixData): PackedMatrix {
   return { format: data.format, form: { group: data.group }, planes }
 }
 
-/** Reads planes into memory of their own. */
+/** Reads the planes into newly allocated memory. */
 export async function fromPlanes({ format, form, planeBytes, read }: StoredMatrix): Promise<MatrixData> {
   const planes = planeBytes.map((bytes) => new ArrayBuffer(bytes))
   for (const [index, plane] of planes.entries()) await read(index, new Uint8Array(plane))

@@ -1,9 +1,9 @@
-/** Pooling on the host, of backends whose rows lie there. */
+/** Pooling for backends that keep activations in host memory. */
 import type { Pooling } from './ops.ts'
 
 /**
- * What stands for the rows `first` .. `end - 1` of a sequence, into `out` [cols].
- * @param rowAt values [cols] of a row
+ * Pools the rows `first` .. `end - 1` of a sequence into `out` [cols].
+ * @param rowAt returns the values [cols] of a row
  */
 export function poolRows(
   pooling: Pooling,

@@ -1,33 +1,34 @@
 /**
- * How a token is drawn from a row of logits, and how log-probabilities are read off it. This is THE definition: every backend, on the host or
- * on the device, gives the token this file gives (except where two candidates lie within f32 rounding of each other).
+ * How a token is drawn from a row of logits, and how log-probabilities are computed from it. This file is the definition: every backend, on
+ * the host or on the device, draws the token that this file draws (except where two candidates lie within f32 rounding of each other).
  *
  *   l   raw logits, f32
- *   0.  `pending`, where there is one, is resolved by the token that the previous step drew (resolvePending)
+ *   0.  `pending`, if set, is resolved with the token that the previous step drew (resolvePending)
  *   1.  listed tokens of `repetition`: l = l > 0 ? l * f32(1 / penalty) : l * penalty
  *   2.  listed tokens of `adjustments`: l = l + delta
- *   3.  a token whose mask bit is 0, or whose l is not above BANNED_LOGIT, is out. (WGSL may assume that no infinity occurs: a device
- *       uploads -Infinity as any finite value at or below BANNED_LOGIT.)
+ *   3.  a token is excluded if its mask bit is 0 or its l is at or below BANNED_LOGIT. (WGSL implementations may assume that infinities do
+ *       not occur, so the host uploads -Infinity to a device as a finite value at or below BANNED_LOGIT.)
  *   4.  temperature below GREEDY_TEMPERATURE: the answer is the largest l, lowest token id on ties. Otherwise, with m the largest l,
  *       z = (l - m) * f32(1 / temperature), so z <= 0 and exp(z) is the token's probability relative to the most likely one.
- *   5.  every filter is a threshold on z; the tokens with z >= all of them stay. Tokens equal to a threshold stay together, so no order
- *       among equals is needed:
+ *   5.  every filter is a threshold on z; a token stays if its z reaches all thresholds. Tokens equal to a threshold all stay, so ties need
+ *       no order:
  *         top-k: the k-th largest z, equal values counted each
  *         top-p: over the tokens left by top-k, the largest z such that the tokens at or above it hold at least topP of the mass
  *         min-p: f32(ln minP)
- *   6.  the token with the largest z + gumbel(noiseHash(key, token)), lowest id on ties. This draws from softmax(z) exactly.
+ *   6.  the answer is the token with the largest z + gumbel(noiseHash(key, token)), lowest id on ties. This Gumbel-max trick draws from
+ *       softmax(z) over the tokens that stay.
  *
- * The noise is a pure function of (seed, choice, position of the sampled token, token id): the same request gives the same text whatever
- * else shares its steps, after a preemption, and under speculation, which samples the verified rows in the same way.
+ * The noise is a pure function of (seed, choice, position of the sampled token, token id). So the same request gives the same text whatever
+ * other requests share its steps, after a preemption, and under speculative decoding, which samples the verified rows in the same way.
  */
 import type { SampleSpec, TokenLogprobs } from './sample-spec.ts'
 
-/** Logits at or below this are out, as if banned. */
+/** Tokens with logits at or below this are never drawn. */
 export const BANNED_LOGIT = -1e30
 /** Temperatures below this are greedy: a division by them would overflow f32. */
 export const GREEDY_TEMPERATURE = 1e-5
 
-/** The largest logit, nothing else asked for. */
+/** Draws the token with the largest logit and reports nothing else. */
 export const GREEDY: SampleSpec = {
   temperature: 0,
   topK: 0,
@@ -56,13 +57,13 @@ function mix(x: number): number {
 
 /** The two key words of a row's noise, written to out[offset], out[offset + 1]. */
 export function noiseKey(seed: number, choice: number, position: number, out: Uint32Array, offset = 0): void {
-  // Odd constants (the golden ratio, sqrt 2, sqrt 3 in 32 bits) keep 0 from being a fixed point of the mix and the words independent.
+  // The constants (fractional bits of the golden ratio, sqrt 2, sqrt 3) keep 0 from being a fixed point and make the two words differ.
   const stem = mix(mix(seed + 0x9e3779b9) ^ choice)
   out[offset] = mix((stem + 0x6a09e667) ^ position)
   out[offset + 1] = mix((stem ^ 0xbb67ae85) + mix(position + 0x9e3779b9))
 }
 
-/** u32 noise of a token: two keyed rounds of the permutation, so that tokens of one row never collide and rows share no pattern. */
+/** u32 noise of a token: two keyed rounds of the permutation, so that tokens of one row never collide and rows are uncorrelated. */
 export function noiseHash(key0: number, key1: number, token: number): number {
   return mix(mix(token ^ key0) ^ key1)
 }
@@ -83,7 +84,7 @@ function log1pSmall(x: number): number {
   return f32(x + f32(f32(cube * p) - f32(0.5 * square)))
 }
 
-/** Above ln 2 by more than f32 rounding of the noise. */
+/** Exceeds ln 2 by more than the f32 rounding error of the noise. */
 const LN2_BOUND = Math.LN2 * (1 + 1e-5)
 
 const wordView = new Uint32Array(1)
@@ -93,7 +94,7 @@ const floatView = new Float32Array(wordView.buffer)
 function logF32(x: number): number {
   floatView[0] = x
   const word = wordView[0]!
-  // m in [sqrt(1/2), sqrt(2)): subtracting the bits of sqrt(1/2) leaves the exponent in the upper bits.
+  // x = m 2^exponent with m in [sqrt(1/2), sqrt(2)): subtracting the bits of sqrt(1/2) leaves the exponent in the upper bits.
   const exponent = (word - 0x3f3504f3) >> 23
   wordView[0] = word - (exponent << 23)
   const tail = f32(exponent * f32(-2.1219444e-4))
@@ -101,10 +102,10 @@ function logF32(x: number): number {
 }
 
 /**
- * Standard Gumbel noise of 32 random bits: g = -ln(-ln(1 - v)), v = bits / 2^32 in (0, 1), in f32.
- * A winning token has v near 0, where f32 is dense: v keeps the 24 leading bits of the word, so 2^32 values near the tail that matters
- * stay distinct (u = 1 - v near 1 would give 2^24 only, and ties in large vocabularies). The truncation makes the conversion to f32
- * exact: WGSL leaves the rounding of inexact ones open.
+ * Standard Gumbel noise from 32 random bits: g = -ln(-ln(1 - v)) with v = bits / 2^32 in (0, 1), in f32.
+ * A winning token has v near 0, where f32 is dense: with the 24 leading bits of the word, all small values of v stay distinct. The usual
+ * u = 1 - v near 1 would have a resolution of 2^-24 and tie in large vocabularies. Truncating to 24 bits makes the conversion to f32 exact;
+ * WGSL does not specify how inexact ones round.
  */
 export function gumbel(hash: number): number {
   const excess = 8 - Math.clz32(hash)
@@ -114,7 +115,10 @@ export function gumbel(hash: number): number {
   return -logF32(exponential)
 }
 
-/** The spec without `pending`: what it says of the token that the row it names drew is in the lists. */
+/**
+ * Returns the spec without `pending`: the pending token's penalty and adjustment are in the lists.
+ * @param previous tokens that the sample rows of the previous step drew
+ */
 export function resolvePending(spec: SampleSpec, previous: ArrayLike<number>): SampleSpec {
   const { pending, repetition, adjustments } = spec
   if (pending === null) return spec
@@ -136,7 +140,7 @@ export function resolvePending(spec: SampleSpec, previous: ArrayLike<number>): S
   }
 }
 
-/** Draws tokens; keeps scratch space for one vocabulary. */
+/** Draws tokens; owns scratch memory for one row of logits. */
 export class Sampler {
   readonly #logits: Float32Array // adjusted logits, then z
   readonly #keys: Uint32Array // the bits of #logits
@@ -152,8 +156,9 @@ export class Sampler {
   }
 
   /**
-   * The token drawn from `logits` ([vocab] raw, not changed) for `position`, the sampled token's own.
-   * When every token is banned the lowest id is returned: callers give masks that allow something.
+   * Draws a token from raw `logits` [vocab], which it does not change.
+   * @param position the sampled token's own position
+   * @returns the token id. 0 when every token is masked out; callers pass masks that allow a token.
    */
   sample(logits: Float32Array, spec: SampleSpec, position: number): number {
     const values = this.#logits
@@ -178,7 +183,7 @@ export class Sampler {
       const z = values[token]!
       if (z < threshold) continue
       const hash = noiseHash(key0, key1, token)
-      // gumbel < -ln v <= (leading zeros + 1) ln 2: nearly every token is out of the race before its logarithms.
+      // gumbel < -ln v <= (leading zeros + 1) ln 2: this bound rules out nearly every token before its logarithms are computed.
       if (z + (Math.clz32(hash) + 1) * LN2_BOUND < bestScore) continue
       const score = f32(z + gumbel(hash))
       if (score > bestScore) {
@@ -215,7 +220,7 @@ export class Sampler {
   /** Step 5: the largest of the three thresholds on z. */
   #threshold({ topK, topP, minP }: SampleSpec): number {
     let threshold = minP > 0 ? f32(Math.log(minP)) : -Infinity
-    // A banned token's z is -Infinity, and so is "no threshold": the finite bound keeps them out.
+    // An excluded token's z is -Infinity, and so is a threshold that is off: the finite bound excludes such tokens.
     threshold = Math.max(threshold, BANNED_LOGIT)
     const values = this.#logits
     const byCount = topK > 0 && topK < values.length
@@ -234,8 +239,8 @@ export class Sampler {
   }
 
   /**
-   * The largest z at which the tokens at or above it reach `target`, in number or in mass: a radix descent over the bits of |z|, which
-   * order non-positive floats from the largest down.
+   * The largest z such that the tokens at or above it reach `target`, in number or in mass. Radix select, 8 bits at a time, over the bits of
+   * |z|, which order non-positive floats from the largest down. Ignores tokens below `floor`.
    */
   #select(target: number, byMass: boolean, floor: number): number {
     const values = this.#logits
@@ -260,7 +265,7 @@ export class Sampler {
         if (reached + this.#sums[digit]! >= target) break
         reached += this.#sums[digit]!
       }
-      // Rounding may leave the sum below a target of all the mass: the last digit is then the last one there is, and nothing is cut.
+      // Rounding can leave the sum below a target of the whole mass: then the last non-empty digit is chosen, and no token is cut.
       prefix = (prefix | (chosen << shift)) >>> 0
     }
     wordView[0] = prefix
@@ -269,8 +274,8 @@ export class Sampler {
 }
 
 /**
- * Log-probability and rank of `token` and the `topN` most likely tokens, from raw logits [vocab].
- * rank = 1 + the number of tokens with a larger logit; equal ones are listed lowest id first.
+ * Log-probability and rank of `token`, and the `topN` most likely tokens, from raw logits [vocab].
+ * rank = 1 + the number of tokens with a larger logit. Ties in the top tokens are listed lowest id first.
  */
 export function tokenLogprobs(logits: Float32Array, token: number, topN: number): TokenLogprobs {
   let max = -Infinity

@@ -1,6 +1,6 @@
 /**
- * The loops of the reference backend: f32 storage, f64 sums in ascending order, one output row at a time in meaning and four at a time in
- * execution (four independent sums hide the latency of the additions and change no result).
+ * The loops of the reference backend: f32 storage, f64 sums in ascending order. Each output is a sum of its own; the loop computes four
+ * outputs at a time, because independent sums hide the latency of the additions without changing a result.
  */
 import type { Activated, Activation, Glu, Vector, Xielu } from '../ops.ts'
 
@@ -12,7 +12,7 @@ export interface HostActivation extends Activation {
   readonly values: Float32Array // [maxRows, cols]
 }
 
-/** out[r * outStride + o] (+)= sum over k of x[r, k] w[o, k], for `numRows` rows of x [numRows, cols] f64 and outputs firstOutput.. of w. */
+/** out = x w^T for `numRows` rows of x and the `numOutputs` rows of w from `firstOutput` on. */
 export function matmul(
   out: Float64Array, // [numRows, numOutputs]
   x: Float64Array, // [numRows, cols]
@@ -70,7 +70,7 @@ export interface HostNorm {
   readonly eps: number
 }
 
-/** Each `width` values of x[start .. start + length - 1] divided by their root mean square, in place. */
+/** Divides each group of `width` values of x[start .. start + length - 1] by its root mean square, in place. */
 export function divideByLength(x: Float32Array, start: number, length: number, width: number, eps: number): void {
   for (let base = start; base < start + length; base += width) {
     const inverse = inverseRms(x, base, width, eps)
@@ -78,7 +78,7 @@ export function divideByLength(x: Float32Array, start: number, length: number, w
   }
 }
 
-/** RMSNorm in place of each `width` values of x[start .. start + length - 1]. */
+/** RMSNorm of each group of `width` values of x[start .. start + length - 1], in place. */
 export function normalizePieces(
   x: Float32Array,
   start: number,
@@ -118,12 +118,12 @@ export function layerNorm(
   }
 }
 
-/** GELU by the error function. */
+/** Exact GELU, from the error function. */
 export function gelu(x: number): number {
   return 0.5 * x * (1 + erf(x / Math.SQRT2))
 }
 
-/** The error function, to 1e-15: its series near 0, a continued fraction of its complement far from it (Abramowitz and Stegun 7.1.6, 7.1.14). */
+/** The error function, to 1e-15: its series near 0, else a continued fraction of its complement (Abramowitz and Stegun 7.1.6, 7.1.14). */
 export function erf(x: number): number {
   const magnitude = Math.abs(x)
   if (magnitude > 6) return Math.sign(x)
@@ -154,14 +154,14 @@ const ACTIVATIONS: Readonly<Record<Activated, (x: number) => number>> = {
   relu2: (x) => Math.max(x, 0) ** 2,
 }
 
-/** The function that an option of a linear layer names. */
+/** The activation function that an option of a linear layer selects. */
 export function activationOf(activation: Activated | Xielu): (x: number) => number {
   if (typeof activation === 'string') return ACTIVATIONS[activation]
   const { alphaP, alphaN, beta } = activation
   return (x) => (x > 0 ? alphaP * x * x : alphaN * (Math.expm1(x) - x)) + beta * x
 }
 
-/** What a gated layer makes of its two projections. */
+/** Combines the two projections of a gated layer (see Glu). */
 export function joinGlu(glu: Glu, gate: number, up: number): number {
   if (glu !== 'silu_clamped') return ACTIVATIONS[glu](gate) * up
   const g = Math.min(gate, 7)

@@ -8,19 +8,19 @@ export interface AttentionScratch {
   readonly sum: Float64Array // [headDim]
 }
 
-/** What is added to a score, on the host. */
+/** An attention bias in host memory. */
 export interface HostBias {
   readonly reach: number
-  /** [numHeads, 2 reach + 1], or the bucket of each distance. */
+  /** [numHeads, 2 reach + 1] biases; or, for a disentangled bias, [2 reach + 1] buckets. */
   readonly values: Float32Array
-  /** null: `values` are what is added. */
+  /** null: `values` are added to the scores. */
   readonly disentangled: {
     readonly scores: Float32Array // [rows, 2, numHeads, numBuckets]
     readonly numBuckets: number
   } | null
 }
 
-/** Of the pair of a row and a token, which stands in `tokenRow`. */
+/** The bias between a row and the token of row `tokenRow`. */
 function biasOf(
   { reach, values, disentangled }: HostBias,
   head: number,
@@ -37,7 +37,8 @@ function biasOf(
 }
 
 /**
- * out[row, head] = softmax(scale q k^T) v over positions max(0, p - window + 1) .. p of the row's sequence, or .. p + window - 1 of it.
+ * out[row, head] = softmax(scale q k^T) v over positions max(0, p - window + 1) .. p of the row's sequence; when bidirectional, up to
+ * p + window - 1.
  * k and v: one layer of the pool, [slots, numKvHeads, headDim].
  */
 export function pagedAttention(

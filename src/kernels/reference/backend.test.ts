@@ -97,7 +97,7 @@ test('KV blocks survive being read, written elsewhere and copied', async () => {
   const other = await tinyModel()
   await other.backend.writeBlocks([9, 8, 7, 6], bytes)
   expect(await other.run(PROMPT.slice(-1), PROMPT.length - 1, [9, 8, 7, 6])).toEqual(whole)
-  // Only the two tokens copied of block 7 are right in block 12, so the tokens after them must be computed again.
+  // Block 12 holds only the two tokens copied from block 7, so the tokens after them must be computed again.
   other.backend.copyBlock(7, 12, 2)
   expect(await other.run(PROMPT.slice(10), 10, [9, 8, 12, 6])).toEqual(whole)
   expect(await other.run(PROMPT.slice(12), 12, [9, 8, 13, 6])).not.toEqual(whole)

@@ -1,6 +1,7 @@
 /**
- * The reference backend: every op in plain TypeScript, each row computed by itself in a fixed order with f64 sums. It is the oracle of the
- * kernel tests and the device of last resort; the bundled model runs on it at a usable speed. Weights are widened to f32 on load.
+ * The reference backend: every op in plain TypeScript. Each row is computed separately, in a fixed order, with f64 sums. Kernel tests compare
+ * the other backends with it, and it is the fallback where no other backend runs; the bundled model is usable on it. Weights are widened to
+ * f32 on load.
  */
 import { cpus } from 'node:os'
 import type { InspectableBackend } from '../inspect.ts'
@@ -79,7 +80,7 @@ class ReferenceBackend extends LayerOps implements InspectableBackend {
 
   score(x: Activation, head: Matrix, options: LogitsOptions, rows: readonly ScoreRow[]): void {
     const vocab = head.rows
-    // In chunks, so that a long prompt does not ask for [prompt, vocab] logits at once.
+    // In chunks, so that a long prompt does not need [prompt, vocab] logits at once.
     for (let first = 0; first < rows.length; first += TILE_ROWS) {
       const chunk = rows.slice(first, first + TILE_ROWS)
       const logits = this.#computeLogits(x, head, options, chunk, new Float32Array(chunk.length * vocab))
@@ -155,7 +156,7 @@ class ReferenceBackend extends LayerOps implements InspectableBackend {
   }
 }
 
-/** A backend in this thread, in plain TypeScript. Needs nothing of the machine. */
+/** Creates a backend that runs in this thread. It has no requirements on the machine. */
 export function createReferenceBackend(options: BackendOptions): InspectableBackend {
   return new ReferenceBackend(options)
 }

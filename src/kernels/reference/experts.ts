@@ -1,4 +1,4 @@
-/** Routing and experts of the reference backend: f64 sums, each row by itself. */
+/** Routing and experts of the reference backend: f64 sums, each row computed separately. */
 import type { ExpertsOptions, RouteOptions, Routing, RoutingShape } from '../ops.ts'
 import { activationOf, type HostNorm, joinGlu } from './arithmetic.ts'
 import { type RowTile, TILE_ROWS } from './row-tile.ts'
@@ -23,7 +23,7 @@ export function createHostRouting(label: string, shape: RoutingShape, maxRows: n
   }
 }
 
-/** Indices of the `count` largest values among the candidates, largest first; the lowest of equal ones first. */
+/** Indices of the `count` largest values among the candidates, largest first; ties lowest index first. */
 function largest(values: Float64Array, count: number, isCandidate: (index: number) => boolean): number[] {
   const chosen: number[] = []
   while (chosen.length < count) {
@@ -36,7 +36,7 @@ function largest(values: Float64Array, count: number, isCandidate: (index: numbe
   return chosen
 }
 
-/** Chooses the experts of one row by their logits. */
+/** Chooses one row's experts from its logits. */
 export function routeRow(
   logits: Float32Array, // [numExperts]
   { scores: kind, groups, normalizes, scale }: RouteOptions,
@@ -72,7 +72,7 @@ export function routeRow(
   }
 }
 
-/** All experts' matrices, one below the other. */
+/** The matrices of all experts, one after another. */
 interface HostExperts {
   readonly rows: number
   readonly cols: number
@@ -90,7 +90,7 @@ interface ExpertsCall {
   readonly options: ExpertsOptions
 }
 
-/** Every row through its experts: `routing.outputs` gets their outputs, not yet weighted. */
+/** Computes each row's experts into `routing.outputs`, not yet weighted. */
 export function multiplyExperts(tile: RowTile, routing: HostRouting, call: ExpertsCall): void {
   const { topK, numExperts, experts, inner: width, activations, outputs } = routing
   const { gateUp, down, gateUpBias, downBias, options } = call
@@ -129,7 +129,7 @@ export function multiplyExperts(tile: RowTile, routing: HostRouting, call: Exper
   }
 }
 
-/** out[row] (+)= bias + the sum of its experts' outputs by their weights. */
+/** out[row] (+)= bias + the weighted sum of the outputs of the row's experts. */
 export function combineExperts(
   out: Float32Array,
   { topK, weights, outputs }: HostRouting,

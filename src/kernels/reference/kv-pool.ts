@@ -1,7 +1,7 @@
 /** The reference backend's KV pool: f32, one array of keys and one of values per layer. */
 import type { KvLayout, KvShape } from '../ops.ts'
 
-/** Values of K, and of V, that a block has of a layer. */
+/** Values of K per block of one layer; V has as many. */
 function blockLength({ numKvHeads, headDim }: KvShape, blockSize: number): number {
   return blockSize * numKvHeads * headDim
 }
@@ -11,7 +11,7 @@ export function kvBlockBytes({ layers, blockSize }: KvLayout): number {
   return layers.reduce((sum, shape) => sum + 2 * blockLength(shape, blockSize) * Float32Array.BYTES_PER_ELEMENT, 0)
 }
 
-/** Replaces the values of one token's heads by what q8 keeps of them (KvFormat). */
+/** Rounds the values of one token's heads, in place, to those that q8 can represent (KvFormat). */
 export function roundToCodes(pool: Float32Array, at: number, numHeads: number, headDim: number): void {
   for (let head = 0; head < numHeads; head++) {
     const values = pool.subarray(at + head * headDim, at + (head + 1) * headDim)
@@ -33,7 +33,7 @@ function nearestEven(value: number): number {
 /** K and V of every layer, written by slot and read by block table. */
 export class KvPool {
   readonly layout: KvLayout
-  /** A layer each: [slots, numKvHeads, headDim]. */
+  /** One array per layer: [slots, numKvHeads, headDim]. */
   readonly keys: readonly Float32Array[]
   readonly values: readonly Float32Array[]
 
@@ -63,7 +63,7 @@ export class KvPool {
     return bytes
   }
 
-  /** What `read` gave, into any blocks. Throws when the bytes are not those of as many blocks. */
+  /** Writes bytes from `read` to any blocks. Throws when the number of bytes does not match the number of blocks. */
   write(blocks: readonly number[], bytes: Uint8Array): void {
     const expected = blocks.length * kvBlockBytes(this.layout)
     if (bytes.length !== expected)

@@ -39,7 +39,7 @@ import { RowOps } from './row-ops.ts'
 import { TILE_ROWS } from './row-tile.ts'
 import { HostMemory } from './memory.ts'
 
-/** What a step gave so far. */
+/** Results of a step so far. */
 interface StepResults {
   sampled: Int32Array
   sampledLogprobs: (TokenLogprobs | null)[]
@@ -48,7 +48,7 @@ interface StepResults {
   pooled: Float32Array | null
 }
 
-/** Of a step that has sampled nothing yet. */
+/** Results of a step that has not sampled yet. */
 export const NO_RESULTS: Readonly<StepResults> = {
   sampled: new Int32Array(0),
   sampledLogprobs: [],
@@ -57,7 +57,7 @@ export const NO_RESULTS: Readonly<StepResults> = {
   pooled: null,
 }
 
-/** The ops of layers, each row by itself. */
+/** The ops of layers; each row is computed separately. */
 export class LayerOps extends HostMemory {
   readonly #rows = new RowOps(this.vectors, this.activations)
   protected stepId = 0
@@ -226,7 +226,7 @@ export class LayerOps extends HostMemory {
     const values = pool.values[layer]!
     const table = rope === null ? null : this.ropeOfStep(rope)
     const qWidth = numHeads * headDim
-    // Of a layer that stores nothing there are no rows of k and v.
+    // A layer that stores nothing has no k and v columns.
     const kvWidth = isQueryOnly ? 0 : numKvHeads * headDim
     const numStored = isQueryOnly ? 0 : numKvHeads
     if (cols !== qWidth + 2 * kvWidth) throw new Error(`qkvRopeStore: ${cols} columns of ${qkv.label} do not fit`)
@@ -308,7 +308,7 @@ export class LayerOps extends HostMemory {
       for (const [i, row] of input.outputRows!.entries()) values.copyWithin(i * cols, row * cols, (row + 1) * cols)
     }
     this.input = kept
-    // Tables of rotations are of other positions now.
+    // The rows have other positions now: the rotary tables must be computed again.
     this.stepId++
   }
 
@@ -347,7 +347,7 @@ export class LayerOps extends HostMemory {
     this.states.selectiveScan(out, x, options, this.stepInput())
   }
 
-  /** The table with the cosines and sines of this step's positions. */
+  /** The table, with cosines and sines computed for this step's positions. */
   protected ropeOfStep(rope: RopeTable): HostRope {
     const table = this.ropes.get(rope)
     const { numRows, positions } = this.stepInput()

@@ -1,11 +1,11 @@
-/** Adapters' updates in plain loops with f64 sums. */
+/** Low-rank updates of adapters, in plain loops with f64 sums. */
 import { type PackedLowRank, PART_WORDS, TABLE_HEADER } from '../low-rank.ts'
 import type { ActivateOptions, LowRank } from '../ops.ts'
 import { activationOf, type HostNorm, inverseRms, joinGlu } from './arithmetic.ts'
 
 export interface HostLowRank extends LowRank, PackedLowRank {}
 
-/** target[r] += up (down norm(source[r])) by the update of each row's adapter, for [numRows, rows] and [numRows, cols]. */
+/** target[r] += up (down norm(source[r])) with the matrices of each row's adapter. target [numRows, rows], source [numRows, cols]. */
 export function addLowRank(
   target: Float32Array,
   source: Float32Array,
@@ -42,7 +42,7 @@ export function addLowRank(
   }
 }
 
-/** target [numRows, cols] (+)= what is made of source, which is as wide, or twice as wide with glu. */
+/** target [numRows, cols] (+)= the activation of source [numRows, cols], or [numRows, 2 cols] with glu. */
 export function activate(
   target: Float32Array,
   source: Float32Array,

@@ -42,7 +42,7 @@ interface HostExpertMatrix extends ExpertMatrix {
   readonly values: Float32Array // [numExperts, rows, cols]
 }
 
-/** What a model holds: weights, activations, the KV pool and the pool of states. */
+/** The memory of a model: weights, activations, the KV pool and the state pool. */
 export class HostMemory {
   readonly packedLayout = 'canonical 1'
   protected readonly options: BackendOptions
@@ -199,7 +199,7 @@ export class HostMemory {
     return { weight: this.vectors.get(weight).values, eps }
   }
 
-  /** Forgets all that is held. */
+  /** Drops all weights, activations and pools. */
   protected clear(): void {
     for (const handles of [this.matrices, this.vectors, this.lowRanks, this.ropes]) handles.clear()
     for (const handles of [this.expertMatrices, this.activations, this.routings]) handles.clear()

@@ -1,9 +1,9 @@
-/** Ops that carry a state along a sequence, in f64, token after token. */
+/** Ops that carry a state along a sequence, in f64, token by token. */
 import type { StateShape } from '../ops.ts'
 import { silu } from './arithmetic.ts'
 import type { StateRun } from './state-pool.ts'
 
-/** f32 [rows, stride], from the column that an op reads first. */
+/** f32 [rows, stride], read from column `offset` on. */
 export interface HostColumns {
   readonly values: Float32Array
   readonly stride: number
@@ -19,7 +19,7 @@ interface HostConvolution {
   readonly isGated: boolean
 }
 
-/** out [rows, channels]; the run's last inputs replace those before it. */
+/** Backend.convolution for one sequence. out [rows, channels]; stores the last kernel - 1 inputs in the run's state. */
 export function convolve(
   out: Float32Array,
   { values, stride, offset }: HostColumns,
@@ -34,7 +34,7 @@ export function convolve(
     for (let row = firstRow; row < endRow; row++) {
       const at = row * stride + offset + channel
       window.copyWithin(0, 1)
-      // Rounded as an activation is: what the other backends hold between steps.
+      // Rounded to f32, as the other backends store it between steps.
       window[kernel - 1] = isGated ? Math.fround(values[at]! * values[at + 2 * channels]!) : values[at]!
       let sum = bias === null ? 0 : bias[channel]!
       for (let j = 0; j < kernel; j++) sum += weight[channel * kernel + j]! * window[j]!
@@ -54,11 +54,11 @@ export interface HostScan {
   readonly norm: { readonly weight: Float32Array; readonly eps: number }
 }
 
-/** Columns of one row. */
+/** One value of a row: column `index`, counted from the offset. */
 const column = ({ values, stride, offset }: HostColumns, row: number, index: number): number =>
   values[row * stride + offset + index]!
 
-/** x / |x| */
+/** x / |x|, in place. */
 function unit(x: Float64Array): void {
   let sum = 0
   for (const value of x) sum += value * value

@@ -1,4 +1,4 @@
-/** Rotary position embedding of the reference backend: angles, cosines and sines in f64, made once a step. */
+/** Rotary position embedding of the reference backend: angles, cosines and sines in f64, computed once per step. */
 import type { RopeTable } from '../ops.ts'
 
 /** Cosines and sines [rows, rotaryDim / 2] of a step's positions. */
@@ -20,7 +20,7 @@ export class HostRope implements RopeTable {
     this.sin = new Float64Array(maxRows * inverseFrequencies.length)
   }
 
-  /** Cosines and sines of a step's positions; further calls for the same step do nothing. */
+  /** Computes the cosines and sines of a step's positions; further calls for the same step do nothing. */
   prepare(step: number, positions: Int32Array, numRows: number): void {
     if (this.#step === step) return
     const half = this.#inverseFrequencies.length
@@ -34,7 +34,7 @@ export class HostRope implements RopeTable {
     this.#step = step
   }
 
-  /** Rotates the leading dims of each head of a step's row, which begins at x[start]: pairs (i, i + half), half = rotaryDim / 2. */
+  /** Rotates the first rotaryDim dims of each head of step row `row`, stored from x[start] on: pairs (i, i + rotaryDim / 2). */
   rotate(x: Float32Array, start: number, numHeads: number, headDim: number, row: number): void {
     const half = this.rotaryDim / 2
     for (let head = 0; head < numHeads; head++) {

@@ -1,4 +1,4 @@
-/** Ops over single rows of the reference backend: norms, sums and products of activations, and residual streams. */
+/** Row-wise ops of the reference backend: norms, sums and products of activations, and residual streams. */
 import type { Handles } from '../handles.ts'
 import type { Activation, Columns, LayerNorm, Norm, StepInput, StreamOptions, Vector } from '../ops.ts'
 import {
@@ -10,10 +10,10 @@ import {
   normalizePieces,
 } from './arithmetic.ts'
 
-/** What `matchLength` divides by at least, squared. */
+/** Square of the smallest root mean square that `matchLength` divides by. */
 const LEAST_SQUARE = 1e-5
 
-/** Each row by itself, sums in f64. */
+/** Row-wise ops. Each row is computed separately, with f64 sums. */
 export class RowOps {
   readonly #vectors: Handles<Vector, HostVector>
   readonly #activations: Handles<Activation, HostActivation>

@@ -1,10 +1,10 @@
 /** Matrix products of a few rows at a time, widened to f64 and normalised on the way in. */
 import { type HostNorm, inverseRms, matmul } from './arithmetic.ts'
 
-/** Rows of a tile at most: bounds the f64 scratch while the weights of four outputs stay in the cache. */
+/** The most rows per tile: bounds the f64 scratch memory, and lets the weights of four outputs stay in the cache. */
 export const TILE_ROWS = 32
 
-/** Scratch that grows to the largest tile seen; the steady state allocates nothing. */
+/** Scratch memory that grows to the largest tile seen, so that the steady state allocates nothing. */
 export class RowTile {
   #inputs = new Float64Array(0) // [rows, cols]
   /** [rows, outputs] of the last product. */
@@ -15,7 +15,7 @@ export class RowTile {
   }
 
   /**
-   * products = norm(x[rowAt(0 .. numRows - 1)]) w^T
+   * products = norm(x[rowAt(i)]) w^T for i in 0 .. numRows - 1
    * @param x [.., cols]
    * @param numRows at most TILE_ROWS
    * @param w [outputs, cols]

@@ -14,7 +14,7 @@ import type { HostActivation, HostVector } from './arithmetic.ts'
 import { convolve, gatedDelta, type HostColumns, type HostScan, selectiveScan } from './recurrence.ts'
 import { StatePool } from './state-pool.ts'
 
-/** State ops of the reference backend, token by token. */
+/** Convolution, gated delta rule and selective scan over the states of a step's sequences. */
 export class StateOps {
   readonly #vectors: Handles<Vector, HostVector>
   readonly #activations: Handles<Activation, HostActivation>

@@ -1,22 +1,22 @@
-/** The reference backend's pool of states: f64, so that a chunk's border rounds nothing. */
+/** The reference backend's state pool: f64, so that splitting a prompt into chunks does not round the state. */
 import { type StateLayout, type StateShape, stateValues, type StepInput } from '../ops.ts'
 
-/** A sequence's rows of a step and its state in one layer. */
+/** One sequence's rows in a step, and its state in one layer. */
 export interface StateRun {
   readonly firstRow: number
   readonly endRow: number
-  /** Inputs of the convolution before the first row. [channels, kernel - 1] */
+  /** The convolution's inputs before the first row. [channels, kernel - 1] */
   readonly inputs: Float64Array
   /** [heads, valueDim, keyDim] */
   readonly recurrent: Float64Array
 }
 
-/** Bytes of one slot over all layers. */
+/** Bytes per slot: the states of all layers. */
 export function stateSlotBytes({ layers }: StateLayout): number {
   return layers.reduce((sum, shape) => sum + stateValues(shape), 0) * Float64Array.BYTES_PER_ELEMENT
 }
 
-/** States by layer and slot. */
+/** The states of sequences, by layer and slot. */
 export class StatePool {
   readonly layout: StateLayout
   readonly #layers: readonly Float64Array[] // [slots, values]
@@ -37,7 +37,7 @@ export class StatePool {
     return shape
   }
 
-  /** Calls `visit` with each sequence's state, in the slot that it is to end in. `part`: what of it the op works on. */
+  /** Calls `visit` with each sequence's state, already copied to the slot that it is written to. `part`: the part of the state that the op updates. */
   forEach(
     layer: number,
     { numSequences, sequenceStarts, stateSlots }: StepInput,
