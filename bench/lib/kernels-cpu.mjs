@@ -24,12 +24,12 @@ export async function benchCpuKernels({ matrices, formats, rowCounts, rounds, th
   const results = []
   /** @type {any} */
   let info = null
-  for (const relaxedSimd of [true, false]) {
+  for (const kernels of /** @type {const} */ (['relaxed', 'dots', 'plain'])) {
     const backend = await createCpuBackend({
       limits: LIMITS,
       traceKernels: true,
       threads,
-      relaxedSimd,
+      kernels,
     })
     info ??= backend.info
     backend.createKvCache({ numBlocks: 32, blockSize: 16, layers: [{ numKvHeads: 1, headDim: 64 }] })
@@ -57,7 +57,7 @@ export async function benchCpuKernels({ matrices, formats, rowCounts, rounds, th
           const micros = await best(backend, () => backend.linear(out, x, w, {}), input, rounds)
           const perSecond = (outputs * inputs * rows) / micros / 1e3
           results.push({
-            simd: relaxedSimd ? 'relaxed' : 'plain',
+            simd: kernels,
             format,
             kernel: name,
             shape: `${outputs}x${inputs}`,

@@ -8,6 +8,9 @@ describeBackend('cpu', (options) => createCpuBackend({ ...options, threads: 2 })
 
 if (process.env.MINISERVE_TEST_LEVEL === 'full') {
   describeBackend('cpu, one thread', (options) => createCpuBackend({ ...options, threads: 1 }), { tolerances })
-  const plain = { kvFormat: 'f32', threads: 3, relaxedSimd: false } as const
+  describeBackend('cpu, dot products', (options) => createCpuBackend({ ...options, threads: 2, kernels: 'dots' }), {
+    tolerances,
+  })
+  const plain = { kvFormat: 'f32', threads: 3, kernels: 'plain' } as const
   describeBackend('cpu, plain SIMD, f32 KV', (options) => createCpuBackend({ ...plain, ...options }), { tolerances })
 }

@@ -36,6 +36,7 @@ import { Arena } from './arena.ts'
 import { defaultThreads } from './cores.ts'
 import type { KvCache } from './kv-cache.ts'
 import { outputStep } from '../output-rows.ts'
+import { BUILD_NAMES, fastestBuild, type KernelBuild } from './kernel-build.ts'
 import { ModelMemory } from './model-memory.ts'
 import { emptyResults, type StepResults } from './output.ts'
 import { Pool } from './pool.ts'
@@ -46,8 +47,8 @@ import { rehearsedStep } from './step-inputs.ts'
 interface CpuBackendOptions extends BackendOptions {
   /** Threads that compute, the calling one included; null: physical cores, at most 8. */
   readonly threads: number | null
-  /** Use relaxed SIMD where the runtime has it. Default true. */
-  readonly relaxedSimd?: boolean
+  /** The build of the kernels, for tests and benchmarks: else the fastest on this processor. */
+  readonly kernels?: KernelBuild
   /** Bytes of weights, KV and states that one memory takes, for tests: else as many as it has room for. */
   readonly memoryBytes?: number
 }
@@ -65,11 +66,11 @@ class CpuBackend extends ModelMemory implements InspectableBackend {
   }
 
   get info(): BackendInfo {
-    const { numThreads, relaxed } = this.#pool
+    const { numThreads, build } = this.#pool
     return {
       kind: 'cpu',
       adapter: `${cpus()[0]?.model.trim() ?? 'unknown CPU'}, ${numThreads} ${numThreads === 1 ? 'thread' : 'threads'}`,
-      driver: `node ${process.version}, WebAssembly ${relaxed ? 'relaxed SIMD' : 'SIMD'}`,
+      driver: `node ${process.version}, WebAssembly ${BUILD_NAMES[build]}`,
       isSoftware: false,
       kvFormat: this.kvFormat,
       hasTimestamps: false,
@@ -301,6 +302,6 @@ class CpuBackend extends ModelMemory implements InspectableBackend {
  */
 export async function createCpuBackend(options: CpuBackendOptions): Promise<InspectableBackend> {
   const arena = new Arena()
-  const pool = await Pool.start(arena, options.threads ?? defaultThreads(), options.relaxedSimd ?? true)
+  const pool = await Pool.start(arena, options.threads ?? defaultThreads(), options.kernels ?? (await fastestBuild()))
   return new CpuBackend(options, arena, pool)
 }

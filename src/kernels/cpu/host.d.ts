@@ -25,10 +25,18 @@ export interface Exports {
   serve(epoch: number): void
 }
 
+/** assembly/probe.ts: each product as often as `repeats` says. */
+export interface Probe {
+  quadOfRows(repeats: number): void
+  oneRow(repeats: number): void
+}
+
 /** Whether this runtime compiles relaxed SIMD. */
 export function hasRelaxedSimd(): boolean
 /** A shared memory of up to 4 GiB of address space, `pages` of it committed. */
 export function createMemory(pages: number): Memory
 export function compile(bytes: Uint8Array): Promise<Module>
+/** Compiles at once; for a module of a few functions. */
+export function openProbe(bytes: Uint8Array): Probe
 /** @param executeIn runs this thread's share of a program in another memory, by the memory's index */
 export function instantiate(module: Module, memory: Memory, executeIn: (memory: number) => void): Exports

@@ -53,16 +53,31 @@ export function createMemory(pages) {
   return new WebAssembly.Memory({ initial: pages, maximum: 65536, shared: true })
 }
 
+// With the optimising compiler at once: by default V8 compiles a function when it is first called, with its baseline compiler, whose code is ten times
+// slower, and replaces it while the first requests run; on a busy machine that takes seconds. The flags are read when a module compiles.
+function setEagerCompilation(isEager) {
+  setFlagsFromString(isEager ? '--no-liftoff' : '--liftoff')
+  setFlagsFromString(isEager ? '--no-wasm-lazy-compilation' : '--wasm-lazy-compilation')
+}
+
 export async function compile(bytes) {
-  // With the optimising compiler at once: by default V8 compiles a function when it is first called, with its baseline compiler, whose code is ten
-  // times slower, and replaces it while the first requests run; on a busy machine that takes seconds. Both flags are read when a module compiles.
-  setFlagsFromString('--no-liftoff')
-  setFlagsFromString('--no-wasm-lazy-compilation')
+  setEagerCompilation(true)
+  // Node 24 does not count a compilation as something to wait for: a process with nothing else to do would end.
+  const handle = setInterval(() => {}, 1000)
   try {
     return await WebAssembly.compile(bytes)
   } finally {
-    setFlagsFromString('--wasm-lazy-compilation')
-    setFlagsFromString('--liftoff')
+    clearInterval(handle)
+    setEagerCompilation(false)
+  }
+}
+
+export function openProbe(bytes) {
+  setEagerCompilation(true)
+  try {
+    return new WebAssembly.Instance(new WebAssembly.Module(bytes)).exports
+  } finally {
+    setEagerCompilation(false)
   }
 }
 

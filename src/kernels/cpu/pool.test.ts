@@ -64,7 +64,7 @@ test('weights that are not finite are refused by name', async () => {
 
 test('the threads of an idle pool go to sleep, also after they have worked', async () => {
   const arena = new Arena()
-  const pool = await Pool.start(arena, 4, true)
+  const pool = await Pool.start(arena, 4, 'relaxed')
   const asleep = () => vi.waitFor(() => expect(pool.sleepingThreads).toBe(3), { timeout: 30_000, interval: 5 })
   await asleep()
   const program = new Program(arena, 0)
@@ -76,7 +76,7 @@ test('the threads of an idle pool go to sleep, also after they have worked', asy
 })
 
 test('threads run programs in a memory that was added, and a trap there fails the pool', async () => {
-  const pool = await Pool.start(new Arena(), 4, true)
+  const pool = await Pool.start(new Arena(), 4, 'relaxed')
   const arena = new Arena()
   const program = new Program(arena, pool.addMemory(arena))
   // 64 rows of 4 columns times 2, in units that the threads share.
@@ -123,7 +123,7 @@ test('the count of programs may wrap around: the threads go on', async () => {
   const arena = new Arena()
   // The pool's control block comes next, and begins with the count.
   const count = arena.allocate(64, 'marker') + 64
-  const pool = await Pool.start(arena, 4, true)
+  const pool = await Pool.start(arena, 4, 'relaxed')
   const asleep = () => vi.waitFor(() => expect(pool.sleepingThreads).toBe(3), { timeout: 30_000, interval: 5 })
   await asleep()
   const words = arena.i32(count, 1)

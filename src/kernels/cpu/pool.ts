@@ -1,8 +1,8 @@
 /** The threads of the cpu backend: the calling one coordinates and works, the others live in pool-worker.js. */
-import { readFile } from 'node:fs/promises'
 import { Worker } from 'node:worker_threads'
 import type { Arena } from './arena.ts'
-import { compile, hasRelaxedSimd, instantiate, type Exports, type Memory, type Module } from './host.js'
+import { instantiate, type Exports, type Memory, type Module } from './host.js'
+import { compileBuild, type KernelBuild } from './kernel-build.ts'
 
 // Byte offsets in the control block; assembly/pool.ts has the same.
 const CONTROL_BYTES = 448
@@ -25,7 +25,8 @@ interface Space {
 /** Worker threads that run a program together. A trap in one fails the pool for good. */
 export class Pool {
   readonly numThreads: number
-  readonly relaxed: boolean
+  /** Of the kernels. */
+  readonly build: KernelBuild
   readonly #module: Module
   readonly #workers: readonly Worker[]
   /** By index. Programs are waited for in the first. */
@@ -33,12 +34,12 @@ export class Pool {
   #failure: Error | null = null
   #closed: Promise<void> | null = null
 
-  private constructor(module: Module, first: Space, workers: readonly Worker[], relaxed: boolean) {
+  private constructor(module: Module, first: Space, workers: readonly Worker[], build: KernelBuild) {
     this.#module = module
     this.#spaces = [first]
     this.#workers = workers
     this.numThreads = workers.length + 1
-    this.relaxed = relaxed
+    this.build = build
     for (const worker of workers) {
       worker.on('error', (cause) => {
         this.#failure ??= new Error('a thread of the cpu backend failed', { cause })
@@ -47,14 +48,8 @@ export class Pool {
   }
 
   /** Compiles the kernels and starts `numThreads - 1` workers; resolves when all are listening. `arena`: the first memory. */
-  static async start(arena: Arena, numThreads: number, allowRelaxed: boolean): Promise<Pool> {
-    const relaxed = allowRelaxed && hasRelaxedSimd()
-    const name = relaxed ? 'kernels-relaxed.wasm' : 'kernels.wasm'
-    const path = new URL(`./${name}`, import.meta.url)
-    const bytes = await readFile(path).catch((cause: unknown) => {
-      throw new Error(`the cpu backend's kernels are missing (${path.pathname}): run npm run build`, { cause })
-    })
-    const module = await compile(bytes)
+  static async start(arena: Arena, numThreads: number, build: KernelBuild): Promise<Pool> {
+    const module = await compileBuild(build)
     const first = openSpace(module, arena, numThreads)
     const { memory, control } = first
     const workers = Array.from(
@@ -91,7 +86,7 @@ export class Pool {
     }
     // An idle pool keeps no process alive.
     for (const worker of workers) worker.unref()
-    return new Pool(module, first, workers, relaxed)
+    return new Pool(module, first, workers, build)
   }
 
   /** Lets the threads run programs in another memory; its index. */

@@ -11,7 +11,7 @@ const OPTIONS: BackendOptions = {
 
 test('a later memory keeps room for routings that were made in an earlier one', async () => {
   const arena = new Arena()
-  const pool = await Pool.start(arena, 1, true)
+  const pool = await Pool.start(arena, 1, 'relaxed')
   // Room for one of the matrices each.
   const shards = new Shards(OPTIONS, arena, pool, 1000)
   const shape = { numExperts: 64, topK: 8, inner: 2048, outer: 4096 }

@@ -1,4 +1,5 @@
 // Products of int8 activations with panels of narrow codes (quantized-panel.ts): q8's, and q4's spread to bytes.
+import { dots, widened } from './dot-products'
 import { BLOCK_I8 } from './prepare'
 import { addRow, addRowWithMins, clear, GROUP16, groupSum, MINS, QUAD, startOf } from './quantized-panel'
 import { widenHigh, widenLow } from './simd'
@@ -13,13 +14,12 @@ export function dotQuad(x: v128, w: v128): v128 {
   return i32x4.add(v128.shuffle<i32>(low, high, 0, 2, 4, 6), v128.shuffle<i32>(low, high, 1, 3, 5, 7))
 }
 
-/** sum + 8 columns of 4 outputs. Two pairs of products, at most 4 * 127 * 63, fit an i16. */
+/** sum + 8 columns of 4 outputs. */
 // @ts-ignore: decorator
 @inline
 function addOctet(sum: v128, x0: v128, x1: v128, w0: v128, w1: v128): v128 {
   if (ASC_FEATURE_RELAXED_SIMD) {
-    const pairs = i16x8.add(i16x8.relaxed_dot_i8x16_i7x16_s(x0, w0), i16x8.relaxed_dot_i8x16_i7x16_s(x1, w1))
-    return i32x4.add(sum, i32x4.dot_i16x8_s(pairs, i16x8.splat(1)))
+    return widened(dots(x0, w0, x1, w1), sum)
   } else {
     return i32x4.add(i32x4.add(sum, dotQuad(x0, w0)), dotQuad(x1, w1))
   }

@@ -1,4 +1,5 @@
 // Products of int8 activations with q4 panels (quantized-panel.ts, super-panel.ts).
+import { addDot, addSums, dots, scaled, widened } from './dot-products'
 import { BLOCK_I8, BYTE_BLOCK_BYTES } from './prepare'
 import { addRow, addRowWithMins, clear, groupSum, headerBytes, MINS, OCTET, Q4_OFFSET, QUAD, spreadFour, startOf, SUPER } from './quantized-panel'
 import { madd, widenHigh, widenLow } from './simd'
@@ -15,15 +16,8 @@ import {
   twiceLow,
 } from './super-panel'
 
-/** Eight sums of pairs of at most 2 * 127 * 15 fit an i16: as i32, plus `start`. */
-// @ts-ignore: decorator
-@inline
-function widenPairs(pairs: v128, start: v128): v128 {
-  return i32x4.add(start, i32x4.dot_i16x8_s(pairs, i16x8.splat(1)))
-}
-
 /** acc[16] = one row against a q4 panel, relaxed; its blocks are `xStride` bytes apart. */
-function dot1x16Q4(x: usize, xStride: usize, panel: usize, blocks: usize, flags: i32, acc: usize): void {
+export function dot1x16Q4(x: usize, xStride: usize, panel: usize, blocks: usize, flags: i32, acc: usize): void {
   clear(acc, 64)
   const isSuper = (flags & SUPER) != 0
   const header = isSuper ? SUBS : headerBytes(flags)
@@ -38,7 +32,7 @@ function dot1x16Q4(x: usize, xStride: usize, panel: usize, blocks: usize, flags:
     let w = panel + header
     const end = w + 4 * OCTET
     let at = x
-    let p0 = i16x8.splat(0)
+    let p0 = i32x4.splat(0)
     let p1 = p0
     let p2 = p0
     let p3 = p0
@@ -46,17 +40,13 @@ function dot1x16Q4(x: usize, xStride: usize, panel: usize, blocks: usize, flags:
       const first = v128.load32_splat(at, BLOCK_I8)
       const second = v128.load32_splat(at, BLOCK_I8 + 4)
       let packed = v128.load(w)
-      p0 = i16x8.add(p0, i16x8.relaxed_dot_i8x16_i7x16_s(first, v128.and(packed, mask)))
-      p0 = i16x8.add(p0, i16x8.relaxed_dot_i8x16_i7x16_s(second, v128.and(i16x8.shr_u(packed, 4), mask)))
+      p0 = addSums(p0, dots(first, v128.and(packed, mask), second, v128.and(i16x8.shr_u(packed, 4), mask)))
       packed = v128.load(w, 16)
-      p1 = i16x8.add(p1, i16x8.relaxed_dot_i8x16_i7x16_s(first, v128.and(packed, mask)))
-      p1 = i16x8.add(p1, i16x8.relaxed_dot_i8x16_i7x16_s(second, v128.and(i16x8.shr_u(packed, 4), mask)))
+      p1 = addSums(p1, dots(first, v128.and(packed, mask), second, v128.and(i16x8.shr_u(packed, 4), mask)))
       packed = v128.load(w, 32)
-      p2 = i16x8.add(p2, i16x8.relaxed_dot_i8x16_i7x16_s(first, v128.and(packed, mask)))
-      p2 = i16x8.add(p2, i16x8.relaxed_dot_i8x16_i7x16_s(second, v128.and(i16x8.shr_u(packed, 4), mask)))
+      p2 = addSums(p2, dots(first, v128.and(packed, mask), second, v128.and(i16x8.shr_u(packed, 4), mask)))
       packed = v128.load(w, 48)
-      p3 = i16x8.add(p3, i16x8.relaxed_dot_i8x16_i7x16_s(first, v128.and(packed, mask)))
-      p3 = i16x8.add(p3, i16x8.relaxed_dot_i8x16_i7x16_s(second, v128.and(i16x8.shr_u(packed, 4), mask)))
+      p3 = addSums(p3, dots(first, v128.and(packed, mask), second, v128.and(i16x8.shr_u(packed, 4), mask)))
       at += 8
       w += OCTET
     }
@@ -100,8 +90,8 @@ function finishOneSuper(acc: usize, factors: usize, subs: usize, x: usize, p0: v
     minsHigh(mins, widenHigh(minPairs)),
     groupSum(x, false, 0),
     x,
-    i32x4.dot_i16x8_s(p0, twiceLow(scales)),
-    i32x4.dot_i16x8_s(p1, twiceHigh(scales)),
+    scaled(p0, twiceLow(scales)),
+    scaled(p1, twiceHigh(scales)),
   )
 }
 
@@ -113,7 +103,7 @@ function finishOneSuper(acc: usize, factors: usize, subs: usize, x: usize, p0: v
 @inline
 function block2x8Q4(x: usize, rowStride: usize, factors: usize, scales: usize, w: usize, hasMins: bool, isSuper: bool, acc: usize): void {
   const mask = i8x16.splat(15)
-  let a0 = i16x8.splat(0)
+  let a0 = i32x4.splat(0)
   let a1 = a0
   let b0 = a0
   let b1 = a0
@@ -127,17 +117,13 @@ function block2x8Q4(x: usize, rowStride: usize, factors: usize, scales: usize, w
     const packed0 = v128.load(w)
     const low0 = v128.and(packed0, mask)
     const high0 = v128.and(i16x8.shr_u(packed0, 4), mask)
-    a0 = i16x8.add(a0, i16x8.relaxed_dot_i8x16_i7x16_s(aFirst, low0))
-    b0 = i16x8.add(b0, i16x8.relaxed_dot_i8x16_i7x16_s(bFirst, low0))
-    a0 = i16x8.add(a0, i16x8.relaxed_dot_i8x16_i7x16_s(aSecond, high0))
-    b0 = i16x8.add(b0, i16x8.relaxed_dot_i8x16_i7x16_s(bSecond, high0))
+    a0 = addSums(a0, dots(aFirst, low0, aSecond, high0))
+    b0 = addSums(b0, dots(bFirst, low0, bSecond, high0))
     const packed1 = v128.load(w, 16)
     const low1 = v128.and(packed1, mask)
     const high1 = v128.and(i16x8.shr_u(packed1, 4), mask)
-    a1 = i16x8.add(a1, i16x8.relaxed_dot_i8x16_i7x16_s(aFirst, low1))
-    b1 = i16x8.add(b1, i16x8.relaxed_dot_i8x16_i7x16_s(bFirst, low1))
-    a1 = i16x8.add(a1, i16x8.relaxed_dot_i8x16_i7x16_s(aSecond, high1))
-    b1 = i16x8.add(b1, i16x8.relaxed_dot_i8x16_i7x16_s(bSecond, high1))
+    a1 = addSums(a1, dots(aFirst, low1, aSecond, high1))
+    b1 = addSums(b1, dots(bFirst, low1, bSecond, high1))
     at += 8
     w += OCTET
   }
@@ -186,8 +172,8 @@ function dot2x16Q4(x: usize, rowStride: usize, xStride: usize, panel: usize, blo
  */
 // @ts-ignore: decorator
 @inline
-function block4x8Q4(x: usize, scales: usize, w: usize, hasMins: bool, isSuper: bool, acc: usize): void {
-  let a0 = i16x8.splat(0)
+export function block4x8Q4(x: usize, scales: usize, w: usize, hasMins: bool, isSuper: bool, acc: usize): void {
+  let a0 = i32x4.splat(0)
   let a1 = a0
   let b0 = a0
   let b1 = a0
@@ -201,17 +187,17 @@ function block4x8Q4(x: usize, scales: usize, w: usize, hasMins: bool, isSuper: b
     const w0 = v128.load(w)
     const w1 = v128.load(w, 16)
     let value = v128.load32_splat(at, BLOCK_I8)
-    a0 = i16x8.add(a0, i16x8.relaxed_dot_i8x16_i7x16_s(value, w0))
-    a1 = i16x8.add(a1, i16x8.relaxed_dot_i8x16_i7x16_s(value, w1))
+    a0 = addDot(a0, value, w0)
+    a1 = addDot(a1, value, w1)
     value = v128.load32_splat(at, BYTE_BLOCK_BYTES + BLOCK_I8)
-    b0 = i16x8.add(b0, i16x8.relaxed_dot_i8x16_i7x16_s(value, w0))
-    b1 = i16x8.add(b1, i16x8.relaxed_dot_i8x16_i7x16_s(value, w1))
+    b0 = addDot(b0, value, w0)
+    b1 = addDot(b1, value, w1)
     value = v128.load32_splat(at, 2 * BYTE_BLOCK_BYTES + BLOCK_I8)
-    c0 = i16x8.add(c0, i16x8.relaxed_dot_i8x16_i7x16_s(value, w0))
-    c1 = i16x8.add(c1, i16x8.relaxed_dot_i8x16_i7x16_s(value, w1))
+    c0 = addDot(c0, value, w0)
+    c1 = addDot(c1, value, w1)
     value = v128.load32_splat(at, 3 * BYTE_BLOCK_BYTES + BLOCK_I8)
-    d0 = i16x8.add(d0, i16x8.relaxed_dot_i8x16_i7x16_s(value, w0))
-    d1 = i16x8.add(d1, i16x8.relaxed_dot_i8x16_i7x16_s(value, w1))
+    d0 = addDot(d0, value, w0)
+    d1 = addDot(d1, value, w1)
     at += 4
     w += OCTET
   }
@@ -243,14 +229,14 @@ function block4x8Q4(x: usize, scales: usize, w: usize, hasMins: bool, isSuper: b
 @inline
 function finishPairs(acc: usize, low: v128, high: v128, x: usize, p0: v128, p1: v128): void {
   const start = startOf(x, false, 0, Q4_OFFSET)
-  addRow(acc, low, high, x, widenPairs(p0, start), widenPairs(p1, start))
+  addRow(acc, low, high, x, widened(p0, start), widened(p1, start))
 }
 
 // @ts-ignore: decorator
 @inline
 function finishWithMins(acc: usize, low: v128, high: v128, lowMins: v128, highMins: v128, x: usize, p0: v128, p1: v128): void {
   const zero = i32x4.splat(0)
-  addRowWithMins(acc, low, high, lowMins, highMins, groupSum(x, false, 0), x, widenPairs(p0, zero), widenPairs(p1, zero))
+  addRowWithMins(acc, low, high, lowMins, highMins, groupSum(x, false, 0), x, widened(p0, zero), widened(p1, zero))
 }
 
 /** Adds the sums of a quad of rows for 4 outputs, output by output rather than row by row: what they share then needs three registers. */
@@ -268,10 +254,10 @@ function finishQuad(acc: usize, spread: usize, x: usize, a: v128, b: v128, c: v1
 
 // @ts-ignore: decorator
 @inline
-function finishSuper(acc: usize, scales: v128, mins: v128, subs: v128, x: usize, pairs: v128): void {
-  const sum = f32x4.convert_i32x4_s(i32x4.dot_i16x8_s(pairs, subs))
-  const scaled = madd(sum, f32x4.mul(scales, v128.load32_splat(x)), v128.load(acc))
-  v128.store(acc, madd(mins, groupSum(x, false, 0), scaled))
+function finishSuper(acc: usize, scales: v128, mins: v128, subs: v128, x: usize, sums: v128): void {
+  const sum = f32x4.convert_i32x4_s(scaled(sums, subs))
+  const product = madd(sum, f32x4.mul(scales, v128.load32_splat(x)), v128.load(acc))
+  v128.store(acc, madd(mins, groupSum(x, false, 0), product))
 }
 
 /** acc[4][16] = a quad of rows against a q4 panel, relaxed. */

@@ -18,7 +18,10 @@ import {
   zipLow,
 } from './super-panel'
 
-/** sum + 8 columns of 4 outputs times their sub-scales, relaxed. Two pairs of products, at most 4 * 127 * 63, fit an i16. */
+/**
+ * sum + 8 columns of 4 outputs times their sub-scales, relaxed. Two pairs of products, at most 4 * 127 * 63, fit an i16. Not by the dot products of
+ * dot-products.ts: here one instruction multiplies pairs by sub-scales and adds them up, and i32 sums would need two for the multiplication alone.
+ */
 // @ts-ignore: decorator
 @inline
 function addOctet(sum: v128, x0: v128, x1: v128, w0: v128, w1: v128, subs: v128): v128 {
