@@ -1,4 +1,4 @@
-// out = act(x), or act(gate) * up of the two halves of x, f32 [rows, stride]. With FLAG_RESIDUAL added to what out holds.
+// out = act(x). A gated activation splits x into halves: out = act(gate) * up. FLAG_RESIDUAL adds the result to out. All are f32 [rows, stride].
 //
 //   launch   x = blocks of WS columns, y = rows
 #include "step.wgsl"
@@ -8,7 +8,7 @@ struct ActivateParams {
   x_stride: u32,
   out_stride: u32,
   flags: u32,
-  alpha_p: f32, // xIELU's
+  alpha_p: f32, // alpha_p, alpha_n and beta: parameters of xIELU
   alpha_n: f32,
   beta: f32,
 }

@@ -1,4 +1,4 @@
-// What a layer makes of a finished sum, chosen by `params.flags`. Whoever includes this has `params` with flags, alpha_p, alpha_n and beta.
+// The activation functions, selected by `params.flags`. The including file declares `params` with flags, alpha_p, alpha_n and beta.
 const FLAG_SILU = 8u;
 const FLAG_GELU = 16u;
 const FLAG_GELU_EXACT = 32u;
@@ -12,7 +12,8 @@ fn is_gated() -> bool {
   return (params.flags & FLAG_GATED) != 0u;
 }
 
-// alpha_p x^2 + beta x above 0, alpha_n (e^x - 1 - x) + beta x below; near 0, where the difference would cancel, by a series.
+// xIELU (https://arxiv.org/abs/2411.13010): alpha_p x^2 + beta x for x > 0, else alpha_n (e^x - 1 - x) + beta x.
+// Above -0.5 a series replaces e^x - 1 - x, which would lose digits by cancellation.
 fn xielu(x: f32) -> f32 {
   let below = min(x, 0.0);
   let series = fma(fma(fma(fma(below, 1.3888889e-3, 8.3333333e-3), below, 4.1666667e-2), below, 1.6666667e-1), below, 0.5);
@@ -32,19 +33,19 @@ fn activate(gate: f32) -> f32 {
     return xielu(gate);
   }
   if ((params.flags & FLAG_GELU_EXACT) != 0u) {
-    // The complement of the error function by Abramowitz and Stegun 7.1.26, as in cpu/assembly/simd.ts.
+    // The complementary error function by formula 7.1.26 of Abramowitz and Stegun, as in cpu/assembly/simd.ts.
     let z = abs(gate) * 0.7071067811865476;
     let t = 1.0 / fma(z, 0.3275911, 1.0);
     let p = fma(fma(fma(fma(1.061405429, t, -1.453152027), t, 1.421413741), t, -0.284496736), t, 0.254829592);
     let half = 0.5 * gate * p * t * exp(-z * z);
     return select(half, gate - half, gate > 0.0);
   }
-  // tanh of a large argument overflows in implementations that use exp; it is 1 to f32 from 10 on.
+  // Implementations of tanh that use exp overflow for large arguments. From 10 on, tanh rounds to 1 in f32.
   let inner = clamp(0.7978845608028654 * fma(0.044715 * gate * gate, gate, gate), -10.0, 10.0);
   return 0.5 * gate * (1.0 + tanh(inner));
 }
 
-// What a gated layer makes of its two sums.
+// The output of a gated layer, from its gate sum and its up sum.
 fn join(gate: f32, up: f32) -> f32 {
   if ((params.flags & FLAG_CLAMPED) != 0u) {
     let g = min(gate, 7.0);

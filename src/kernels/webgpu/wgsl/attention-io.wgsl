@@ -1,10 +1,11 @@
 // Bindings and the item list that the attention kernels share.
 //
-// An item is up to TM rows of one sequence and a range of splits (SPLIT tokens each, aligned to absolute positions). A split is reduced by
-// online softmax over tiles, also aligned to absolute positions, and the splits are combined in order. One item walks all splits of its rows
-// and finishes them (prefill), or one item a split leaves its sum, its maximum and its weights to attention-reduce.wgsl (decode); both take
-// the same steps in the same order, so a row's bits do not depend on which it was. Tiles and splits that a row's mask covers whole change
-// nothing: weight 0, factor exp(0) = 1.
+// An item is up to TM rows of one sequence and a range of splits. A split is SPLIT tokens, aligned to absolute positions. It is reduced by online
+// softmax (https://arxiv.org/abs/1805.02867) over tiles, which are aligned to absolute positions too. The splits are then combined in order.
+//   prefill  one item walks all splits of its rows and finishes the rows
+//   decode   one item per split: it leaves its weighted sum, maximum and sum of weights to attention-reduce.wgsl
+// Both take the same steps in the same order, so the bits of a row do not depend on the path. A tile or split that is masked entirely for a row
+// changes nothing: its weights are 0, and the factor of the earlier sum is exp(0) = 1.
 #include "step.wgsl"
 
 struct AttentionParams {
@@ -13,17 +14,17 @@ struct AttentionParams {
   out_stride: u32,
   v_base: u32,
   window: u32, // 0: none
-  first_item: u32, // 0: single-row items, 1: the items behind them
+  first_item: u32, // 0: single-row items, 1: the items after them
   scale: f32,
   softcap: f32, // 0: none
   bidirectional: u32, // rows see the rows after them too
   scale_base: u32,
   has_sinks: u32,
-  plan: u32, // word of the step's header from which the items of layers like this one are described
+  plan: u32, // first word of this layer's attention plan in the step's header
   skipped_items: u32, // items before those of this dispatch
-  reach: u32, // distances that a bias tells apart, to each side
-  num_buckets: u32, // of a disentangled one
-  positions: u32, // word of the step's header: where the rows' positions are
+  reach: u32, // the bias clamps distances to -reach .. reach
+  num_buckets: u32, // of a disentangled bias
+  positions: u32, // word of the step's header with the offset of the rows' positions
 }
 
 @group(0) @binding(1) var<uniform> params: AttentionParams;
@@ -31,9 +32,9 @@ struct AttentionParams {
 @group(0) @binding(3) var<storage, read> kv: array<vec4<u32>>;
 @group(0) @binding(4) var<storage, read_write> out: array<f32>;
 @group(0) @binding(5) var<storage, read_write> partials: array<f32>;
-@group(0) @binding(6) var<storage, read> sinks: array<f32>; // a logit beside each head's scores
+@group(0) @binding(6) var<storage, read> sinks: array<f32>; // [heads] one more logit for each head's softmax
 #if BIAS
-@group(0) @binding(7) var<storage, read> distances: array<f32>; // by distance: a bias of each head, or a bucket
+@group(0) @binding(7) var<storage, read> distances: array<f32>; // BIAS 1: [heads, 2 reach + 1] biases, 2: [2 reach + 1] buckets
 @group(0) @binding(8) var<storage, read> relative_scores: array<f32>; // [rows, 2, heads, num_buckets]
 #endif
 #if NEXT
@@ -63,8 +64,8 @@ struct Item {
   table: u32, // index into step of the sequence's block table
   first_split: u32,
   end_split: u32,
-  partial: i32, // index of the partial result, or -1: finish the rows here
-  end_position: u32, // last one of the sequence's rows
+  partial: i32, // index of the partial result; -1: finish the rows here
+  end_position: u32, // position of the sequence's last row in the step
 }
 
 fn load_item(index: u32) -> Item {
@@ -85,7 +86,7 @@ fn position_of(item: Item, m: u32) -> u32 {
   return u32(step[header(params.positions) + item.row + min(m, item.num_rows - 1u)]);
 }
 
-// Last token that a row sees.
+// Position of the last token that a row sees.
 fn last_visible(item: Item, position: u32) -> u32 {
   if (params.bidirectional == 0u) {
     return position;
@@ -101,7 +102,7 @@ fn first_visible(position: u32) -> u32 {
   return select(0u, position + 1u - params.window, params.window > 0u && position >= params.window);
 }
 
-// The sum of a head's weights, a sink's among them. `max_score`: what the weights are relative to.
+// The sum of a head's weights, including its sink's. `max_score`: the maximum that was subtracted from the scores.
 fn total_weight(sum: f32, max_score: f32, head: u32) -> f32 {
   if (params.has_sinks != 0u) {
     return sum + exp(sinks[head] - max_score);
@@ -109,7 +110,7 @@ fn total_weight(sum: f32, max_score: f32, head: u32) -> f32 {
   return sum;
 }
 
-// What is added to a score of the row at `row` and `position`.
+// The bias for the score of `token`, seen from the row `row` at `position`.
 fn bias_of(head: u32, row: u32, position: u32, token: u32) -> f32 {
 #if BIAS == 1
   let away = clamp(i32(token) - i32(position), -i32(params.reach), i32(params.reach));
@@ -120,7 +121,7 @@ fn bias_of(head: u32, row: u32, position: u32, token: u32) -> f32 {
   let bucket = u32(distances[u32(clamp(away, -i32(params.reach), i32(params.reach)) + i32(params.reach))]);
   let place = head * params.num_buckets + bucket;
   let width = params.num_kv_heads * $(G * PARTS_OF_GROUP)u * params.num_buckets;
-  // The rows of a step are whole sequences: a token's row is as far away as its position.
+  // With this bias, a step holds whole sequences: rows are as far apart as positions.
   let token_row = u32(i32(row) + away);
   return relative_scores[row * 2u * width + place] + relative_scores[(token_row * 2u + 1u) * width + place];
 #else

@@ -1,10 +1,10 @@
-// Combines the splits of single-row items and divides by the sum of weights.
+// Combines the splits of single-row items and divides by the sum of weights, as in Flash-Decoding.
 //
 //   partials f32 [partial, head, D + 2]: weighted sum, maximum, sum of weights
 //   launch   x = rows that were split, y = heads; workgroup = WS threads
 //
-// Two levels. The factors of CHUNK splits are found side by side, a thread per split: they depend on the maxima alone, and a maximum is the same
-// in any order. Then every thread adds up the splits of its dims in order, with the same steps as an item that walks all its splits.
+// Two levels. First, the factors of CHUNK splits are computed in parallel, one thread per split: they depend on the maxima alone, and a maximum is
+// the same in any order. Then each thread adds the splits of its dims in order, with the same steps as an item that walks all its splits.
 #include "attention-io.wgsl"
 
 const CHUNK = $(WS)u;

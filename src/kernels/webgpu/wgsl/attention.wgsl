@@ -1,14 +1,17 @@
-// Paged attention.
+// Paged attention (https://arxiv.org/abs/2309.06180).
 //
 //   q, out   f32 [rows, numHeads D]
 //   kv       kv-layout.wgsl
 //   launch   x = items, y = KV heads times PARTS_OF_GROUP; workgroup = WS threads
 //
-// G query heads of a KV head, its whole group or a part of it, and TM rows (QV = TM G query vectors) share a workgroup. A tile of TILE tokens: a thread scores
-// a token against VS query vectors, so that a key is read once for them, neighbouring threads on neighbouring tokens; maxima and weights by
-// runs of 4 tokens, PARTS of them a vector, added in order; then every thread adds the tile's values into the dims it owns. K and V come
-// straight from memory: the second reader finds them in the cache, and staging them would cost the workgroup memory that lets several
-// workgroups share a core.
+// A workgroup takes TM rows and G query heads of one KV head: TM G query vectors. G is the KV head's whole group of query heads or a part of it.
+// For each tile of TILE tokens:
+//   1. Each thread scores one token against VS query vectors, so that a key is read once for all of them. Neighbouring threads take neighbouring
+//      tokens.
+//   2. Maxima and weights are computed by runs of 4 tokens, PARTS runs per query vector, and the sums of the runs are added in order.
+//   3. Each thread adds the tile's values into the dims that it owns.
+// K and V are read directly from memory. The second thread that reads a word finds it in the cache; staging would use the workgroup memory that lets
+// several workgroups share a core.
 #include "attention-io.wgsl"
 
 const TILE = 32u;
@@ -19,7 +22,8 @@ var<workgroup> queries: array<vec4<f32>, $(TM * G * D / 4)>;
 var<workgroup> scores: array<f32, $(TM * G * 32)>;
 var<workgroup> part_max: array<f32, $(TM * G * 8)>;
 var<workgroup> part_sum: array<f32, $(TM * G * 8)>;
-// Running maximum, sum of weights and, of the last step, the factor of what was summed before: of the split, then of all splits.
+// Online softmax state of each query vector: running maximum, sum of weights, and the factor that rescales the earlier sums at each new maximum.
+// First of the current split, then (all_*, old_factor_of) of all splits so far.
 var<workgroup> max_of: array<f32, $(TM * G)>;
 var<workgroup> sum_of: array<f32, $(TM * G)>;
 var<workgroup> next_max_of: array<f32, $(TM * G)>;
@@ -120,7 +124,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         }
 #repeat j VS
         {
-          // The last ones may be counted more than once.
+          // The last vectors may be computed by several threads; one of them stores the score.
           let is_own = lane / TILE + $(j * WS / 32)u < $(TM * G)u;
           let is_seen = token <= last && is_visible(item, token, position_of(item, vector$(j) / $(G)u));
 #if BIAS
@@ -176,7 +180,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
           let vector = i / $(D / 4)u;
           let quad = i % $(D / 4)u;
           var value = acc$(n) * factor_of[vector];
-          // Four reads in flight. What lies behind the last token is another's and may be anything: its words count as zero.
+          // Four reads in flight. The words after the last token may belong to another sequence and hold any value: they count as zero.
           for (var t = 0u; t < end; t += 4u) {
             let token = tile * TILE + t;
             let block = u32(step[item.table + token / $(BLOCK)u]);
@@ -241,7 +245,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
           out[at + $(e)u] = result[$(e)];
 #end
 #if NEXT
-          // Nobody reads the queries any more.
+          // The queries are no longer needed.
           queries[i] = result;
 #endif
         } else {

@@ -1,4 +1,4 @@
-// The largest value of a workgroup of WS threads and the lowest of the tokens that have it.
+// The largest value in a workgroup of WS threads, and the lowest token that has it.
 var<workgroup> best_values: array<f32, $(WS)>;
 var<workgroup> best_tokens: array<u32, $(WS)>;
 

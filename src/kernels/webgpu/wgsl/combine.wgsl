@@ -1,4 +1,4 @@
-// out (+)= bias + the sum of what a row's experts made of it, by their weights, from the best down.
+// out (+)= bias + the weighted sum of the outputs of a row's experts, added in order from the best expert down.
 //
 //   outputs  f32 [pairs, outputs_stride]
 //   launch   x = rows, y = columns / 64; workgroup = 64 threads

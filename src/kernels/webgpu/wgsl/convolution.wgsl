@@ -1,9 +1,9 @@
-// Causal convolution of each channel over a sequence's tokens, from its state on, which is advanced.
+// Causal depthwise convolution over a sequence's tokens, with a kernel of K. It continues from the sequence's state and writes the new state.
 //
-//   x        f32 [rows, x_stride]; gated: B, C and the input, `channels` columns each
-//   states   f32 [slots, slot_values]; inputs before the first row at [K - 1, channel_pitch]
+//   x        f32 [rows, x_stride]; GATED: B, C and the input, `channels` columns each: out = C * convolution(B * input). Else silu(convolution(x))
+//   states   f32 [slots, slot_values]; a slot begins with the K - 1 inputs before the first row, [K - 1, channel_pitch]
 //   out      f32 [rows, out_stride]
-//   launch   x = blocks of WS channels, y = sequences; a thread has a channel, so the slot written may be the one read
+//   launch   x = blocks of WS channels, y = sequences; one thread per channel, so the slot written may be the slot read
 #include "state-run.wgsl"
 
 struct ConvolutionParams {

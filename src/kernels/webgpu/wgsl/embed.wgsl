@@ -1,7 +1,7 @@
-// out[r] = table[tokens[r]] * scale, with ADDS added to what out holds, with BY_PLACE by places in place of tokens: gathers rows of an interleaved weight matrix (matrix.ts), in any
-// format. A token may be one that the previous step sampled and the host does not know yet.
+// out[r] = table[tokens[r]] * scale: gathers rows of a tiled weight matrix (matrix.ts) of any format. ADDS: adds to out. BY_PLACE: places[r] instead
+// of tokens[r]. A token may be one that the previous step sampled and the host does not know yet.
 //
-//   launch   x = rows; workgroup = WS threads over the columns. One dispatch a shard: a token outside the shard is left alone.
+//   launch   x = rows; workgroup = WS threads over the columns. One dispatch per shard, which skips the tokens outside it.
 #include "step.wgsl"
 
 struct EmbedParams {

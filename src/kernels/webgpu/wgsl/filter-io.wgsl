@@ -1,11 +1,12 @@
-// The thresholds of top-k and top-p, found by many workgroups: what their three kernels share.
+// What the three kernels share that find the thresholds of top-k and top-p with many workgroups per row:
 //
-// sample-bins     counts a row's tokens in 256 bins of z, and their masses
-// sample-gather   lists the tokens of the bins in which a threshold must lie
-// sample-threshold finds it among them, or among all tokens where the list has no room for them
+//   sample-bins       counts a row's tokens in 256 bins of z and sums the tokens' masses
+//   sample-gather     lists the tokens of the bins that must contain a threshold
+//   sample-threshold  finds the threshold among the listed tokens, or among all tokens where the list is too short
 //
-// z is not positive, so the bits of |z| order it from the most likely token down: bins are an octave's eighth, from 2^-20 to 2^12. Masses are
-// fixed point, 2^-24, in two words of 12 and more bits, so that their sums are exact in any order.
+// z = (logit - maximum) / temperature; the mass of a token is e^z. z is never positive, so the bits of |z| order tokens from the most likely down.
+// A bin is an eighth of an octave of |z|, from 2^-20 to 2^12. Masses are fixed-point multiples of 2^-24 in two words (the low 12 bits and the rest),
+// so that their sums are exact in any order.
 #include "sample-io.wgsl"
 
 // A row of `filters`: [256][count, mass low, mass high], length of the list, threshold, the list.

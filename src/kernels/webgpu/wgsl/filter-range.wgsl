@@ -1,4 +1,4 @@
-// Which bins of a row hold its thresholds, found by a workgroup of 256 threads from what sample-bins.wgsl counted.
+// The bins of a row that contain its thresholds. A workgroup of 256 threads finds them from the counts and masses of sample-bins.wgsl.
 var<workgroup> bin_counts: array<f32, 256>;
 var<workgroup> bin_masses: array<f32, 256>;
 var<workgroup> count_bin: atomic<u32>;
@@ -7,8 +7,8 @@ var<workgroup> mass_bin: atomic<u32>;
 struct Range {
   first: u32, // bins
   last: u32,
-  base: f32, // count or mass of the bins before
-  goal: f32, // top-p alone: the mass to be reached
+  base: f32, // count or mass of the bins before `first`
+  goal: f32, // top-p without top-k: the mass to be reached
 }
 
 // Counts are f32: exact to 2^24, more than any vocabulary.
@@ -47,6 +47,6 @@ fn find_range(row: u32, spec: Spec, lane: u32) -> Range {
   if ((spec.flags & FLAG_TOP_P) == 0u) {
     return Range(by_count, by_count, select(0.0, bin_counts[max(by_count, 1u) - 1u], by_count > 0u), 0.0);
   }
-  // Of both: the tokens that top-k leaves are those whose mass top-p shares out.
+  // With both filters, top-p takes its share of the mass of the tokens that top-k keeps: all bins up to the top-k threshold are needed.
   return Range(0u, by_count, 0.0, 0.0);
 }

@@ -1,4 +1,4 @@
-// RMSNorm of groups of columns, and a gate through silu before it (GATES_FIRST) or behind it. In place.
+// RMSNorm (https://arxiv.org/abs/1910.07467) of each group of columns, and a multiplication by silu(gate) before (GATES_FIRST) or after it. In place.
 //
 //   launch   x = groups, y = rows; workgroup = WS threads. Thread t sums the squares of columns t, t + WS, ....
 #include "step.wgsl"

@@ -1,7 +1,7 @@
-// out[row, head, i] = a head's part of x times its vector i.
+// out[row, head, i] = dot product of the head's part of row `row` of x with the head's vector i.
 //
-//   table    [heads, count / 16, DEPTH, 16]
-//   launch   x = heads times blocks of WS vectors, y = rows / ROWS; workgroup = WS threads, each with a vector and ROWS rows
+//   table    f32 [heads, count / 16, depth, 16]
+//   launch   x = heads times blocks of WS vectors, y = rows / ROWS; workgroup = WS threads, each with one vector and ROWS rows
 #include "step.wgsl"
 
 struct HeadProductsParams {
@@ -31,7 +31,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   var at = (head * params.count + (vector & ~15u)) * params.depth + (vector & 15u);
 #repeat i ROWS
   var sum_$(i) = 0.0;
-  // Rows past the last are computed as the last, and not stored.
+  // Rows past the last repeat the last row and are not stored.
   let from_$(i) = min(first + $(i)u, num_rows - 1u) * params.x_stride + params.x_offset + head * params.depth;
 #end
   for (var d = 0u; d < params.depth; d++) {

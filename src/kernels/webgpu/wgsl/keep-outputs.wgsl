@@ -1,6 +1,6 @@
 // Moves the output rows of x, f32 [rows, stride], to its front.
 //
-//   launch   x = blocks of WS columns. A thread moves its column row after row: a row goes to itself or to one before it, which has been read.
+//   launch   x = blocks of WS columns; one thread per column, row after row. A row stays or moves to the place of an earlier row, already read.
 #include "step.wgsl"
 
 struct KeepParams {

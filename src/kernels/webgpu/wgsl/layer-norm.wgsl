@@ -1,4 +1,4 @@
-// out = (x - mean) / sqrt(variance + eps) * weight + bias; out may be x.
+// out = (x - mean) / sqrt(variance + eps) * weight + bias (https://arxiv.org/abs/1607.06450); out may be x.
 //
 //   launch   x = rows; workgroup = WS threads. Thread t adds up x[t], x[t + WS], ....
 #include "step.wgsl"

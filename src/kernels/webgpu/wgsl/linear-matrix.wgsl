@@ -1,10 +1,10 @@
 // out = x W^T for many rows (tiled GEMM), with bias, gate or residual.
 //
 //   x, codes, scales, out   as in linear-vector.wgsl
-//   EXPERTS  y is a tile of pairs of row and expert (routing.wgsl)
+//   EXPERTS  y is a tile of (row, expert) pairs (routing.wgsl)
 //   launch   x = packed output rows / 64, y = rows / 64; workgroup = 16 x 16 threads of 4 output rows and 4 rows of x each
 //
-// A block of 32 inputs of 64 rows of x and of 64 output rows is staged in workgroup memory, codes as int8, floats as f32: each is read from
+// For each block of 32 inputs, 64 rows of x and 64 output rows are staged in workgroup memory, codes as int8, floats as f32. Each value is read from
 // memory and unpacked once for 64 uses. The segments of K are summed one after another, in the order of linear-vector.wgsl.
 #include "linear-io.wgsl"
 #include "linear-weights.wgsl"
@@ -14,7 +14,7 @@ var<workgroup> xs: array<vec4<u32>, 192>; // [64 rows][3]
 var<workgroup> ws: array<vec4<u32>, 256>; // [2][64 output rows]
 var<workgroup> weights_of: array<vec4<f32>, 64>;
 #if NORMED
-var<workgroup> factors: array<f32, 64>; // of the rows, by their norm
+var<workgroup> factors: array<f32, 64>; // 1 / rms of each row
 #endif
 #else
 var<workgroup> xs: array<vec4<f32>, 512>; // [64 rows][8]
@@ -22,7 +22,7 @@ var<workgroup> ws: array<vec4<f32>, 512>; // [8][64 output rows]
 #endif
 
 #if NEXT
-// Row and column of the first of the results, and where the rows end: x, z and y.
+// x: row of the first result, y: end of the rows, z: column of the first result.
 var<private> first_result: vec3<u32>;
 
 fn place_of(own: u32) -> Place {
@@ -33,7 +33,7 @@ fn place_of(own: u32) -> Place {
 }
 #endif
 
-// Where row `row` of this call stands in x.
+// The row of x for row `row` of this call.
 fn x_row(row: u32) -> u32 {
 #if EXPERTS
   return routing[sorted_at(params.max_pairs, row)] / params.pairs_of_row;
@@ -152,7 +152,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #repeat m 4
         let x$(m) = xs[(first_m + $(m)u) * 8u + quad];
 #end
-        // Sixteen sums side by side: none waits for the one before.
+        // Sixteen independent sums: no fma waits for the previous one.
 #repeat c 4
 #repeat m 4
 #repeat i 4
@@ -165,7 +165,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
 #repeat m 4
 #repeat i 4
-    // The first sum is taken as it is: 0 + (-0) would lose the sign that linear-vector.wgsl keeps.
+    // The first segment's sum is not added to 0: 0 + (-0) would lose the sign that linear-vector.wgsl keeps.
     sum$(m)_$(i) = select(sum$(m)_$(i) + acc$(m)_$(i), acc$(m)_$(i), segment == 0u);
     acc$(m)_$(i) = 0.0;
 #end
@@ -179,7 +179,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     factors[index] = norm_factor(all_squares);
   }
 #endif
-  // The sums go through workgroup memory, a row of each thread's at a time: neighbours store neighbouring columns, and the text has one epilogue.
+  // The sums go through workgroup memory, one row per thread at a time: neighbouring threads then store neighbouring columns, and the epilogue
+  // appears once in the shader.
   let columns = select(64u, 32u, is_gated());
   for (var m = 0u; m < 4u; m++) {
     let row_sums = vec4<f32>(
@@ -204,7 +205,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #endif
       var result = 0.0;
       if (row < num_rows && n < params.num_outputs) {
-        // Of a gated matrix the first tile of 32 packed rows is the gate's, the second the up projection's.
+        // In a gated matrix, the first tile of 32 packed rows is the gate's and the second is the up projection's.
         let sums = bitcast<vec4<f32>>(ws[item / columns * 16u + column % 16u]);
 #if EXPERTS
         result = store(routing[sorted_at(params.max_pairs, row)], n, sums[column / 16u], sums[min(column / 16u + 2u, 3u)], factor);

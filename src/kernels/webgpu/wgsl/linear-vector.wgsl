@@ -1,19 +1,19 @@
 // out = x W^T for few rows (GEMV), with bias, gate or residual.
 //
-//   x        rows of prepare.wgsl, or f32 rows as they are
+//   x        rows from prepare.wgsl, or the f32 rows of an activation
 //   codes    [tile][unit][32 output rows] vec4<u32>; scales: see matrix.ts
 //   out      f32 [rows, out_stride]
-//   EXPERTS  y is a pair of row and expert (routing.wgsl), TM is 1
+//   EXPERTS  y is a (row, expert) pair (routing.wgsl), TM is 1
 //   launch   x = packed output rows / (LANES R), y = rows / TM; workgroup = LANES output rows x SEGMENTS segments of K
 //
-// A thread owns R packed output rows (one of each of R tiles) and a segment of K for TM rows of x: neighbouring lanes read neighbouring vec4s,
-// and the segments of few output rows still fill the machine. The next unit of weights is read before this one is used, so that every thread
-// has two reads in flight. The sums of the segments are added in order; linear-matrix.wgsl adds the very same sums in the very same order.
+// A thread owns R packed output rows (one from each of R tiles) and one segment of K, for TM rows of x. Neighbouring lanes read neighbouring vec4s.
+// Splitting K keeps a large GPU busy even when there are few output rows. The next unit of weights is read before the current one is used, so that
+// every thread has two reads in flight. The sums of the segments are added in order; linear-matrix.wgsl adds the same sums in the same order.
 #include "linear-io.wgsl"
 #include "linear-weights.wgsl"
 
 #if NEXT
-// Row and column of the first of the results, and where the rows end: x, z and y.
+// x: row of the first result, y: end of the rows, z: column of the first result.
 var<private> first_result: vec3<u32>;
 
 fn place_of(own: u32) -> Place {
@@ -24,7 +24,7 @@ fn place_of(own: u32) -> Place {
 // [segment][row]: sums of the squares of x
 var<workgroup> row_squares: array<f32, $(SEGMENTS * TM)>;
 #endif
-// [segment][row of those added at a time][R][lane]
+// [segment][TOGETHER rows][R][lane]
 var<workgroup> partials: array<f32, $(SEGMENTS * TOGETHER * R * LANES)>;
 
 @compute @workgroup_size($(LANES), $(SEGMENTS))
@@ -48,7 +48,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
   let segment_blocks = (params.num_blocks + $(SEGMENTS - 1)u) / $(SEGMENTS)u;
   let first_block = local.y * segment_blocks;
   let end_block = min(first_block + segment_blocks, params.num_blocks);
-  // Rows past the last compute the last one again and are not stored.
+  // Rows past the last repeat the last row and are not stored.
 #repeat m TM
 #if EXPERTS
   let x_at$(m) = first_row / params.pairs_of_row * params.x_stride;
@@ -107,7 +107,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
 #end
   }
 #else
-  // Steps of STEP units.
+  // Each iteration takes STEP units.
   let end_unit = end_block * $(FORMAT / 4)u;
   let last_unit = max(end_unit, $(STEP)u) - $(STEP)u;
 #repeat i R
@@ -143,7 +143,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
 #end
   }
 #endif
-  // Gate and up rows of a gated matrix lie in alternating tiles: row i = 0 is the gate's, 1 the up projection's.
+  // The gate and up rows of a gated matrix are in alternating tiles: i = 0 is the gate's row, i = 1 the up projection's.
   let columns = select($(R * LANES)u, $(LANES)u, is_gated());
   let index = local.y * $(LANES)u + local.x;
 #if NORMED
@@ -179,7 +179,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     }
 #endif
     let row = first_row + $(t * TOGETHER)u + m;
-    // Column c of the workgroup's tiles; a gated matrix has one column for two packed rows.
+    // Output column n of the workgroup's column `column`. Two packed rows of a gated matrix make one column.
     let tiles = select($(R)u, 1u, is_gated());
     let n = group.x / $(32 / LANES)u * (32u * tiles) + column / $(LANES)u * 32u + group.x % $(32 / LANES)u * $(LANES)u + column % $(LANES)u;
     var factor = 1.0;

@@ -1,16 +1,17 @@
-// Weights as the linear kernels read them, and the innermost part of every sum.
+// How the linear kernels read weights, and the innermost part of every sum.
 //
-// Quantised: within a block of 32 inputs the products of codes add up to an exact integer, whatever the order; blocks are added in ascending
-// order as f32: acc + f32(sum) * (weight scale * activation scale), and a minimum as acc + min * (sum of the block's activations).
-// Float: acc = fma(w, x, acc), inputs ascending.
+// Quantised: within a block of 32 inputs, the products of codes add up to an exact integer in any order. Blocks are added in ascending order, in f32:
+//   acc = acc + f32(integer sum) * (weight scale * activation scale)
+//   acc = acc + minimum * (sum of the block's activations), for formats with minimums
+// Float: acc = fma(w, x, acc), inputs in ascending order.
 
-// Index into codes of the first unit of a packed row; its units are TILE apart.
+// Index into `codes` of the first unit of a packed row; the units of a row are TILE apart.
 fn codes_of(row: u32) -> u32 {
   return (row / TILE) * params.num_blocks * $(FORMAT * 8)u + row % TILE;
 }
 
 #if FORMAT < 16
-// Index into scales of the first word of a packed row; its words are TILE apart.
+// Index into `scales` of the first word of a packed row; the words of a row are TILE apart.
 fn scales_of(row: u32) -> u32 {
 #if FP4
   let words = (params.num_blocks + 3u) >> 2u;
@@ -24,7 +25,7 @@ fn scales_of(row: u32) -> u32 {
   return (row / TILE) * words * TILE + row % TILE;
 }
 
-// Scales of the first and the last 16 inputs of a block, then their minimums.
+// (scale of the first 16 inputs of a block, scale of the last 16, their two minimums).
 fn load_scales(first: u32, block: u32) -> vec4<f32> {
 #if MINS && GROUP == 16
   let low = unpack2x16float(scales[first + 2u * block * TILE]);
@@ -39,7 +40,7 @@ fn load_scales(first: u32, block: u32) -> vec4<f32> {
   return vec4<f32>(unpack2x16float(scales[first + block * TILE]), 0.0, 0.0);
 #endif
 #if FP4
-  // 2^(exponent - 127). An exponent of 0 gives 0, not the least f32.
+  // 2^(exponent - 127). An exponent of 0 gives 0, not 2^-127.
   let exponents = scales[first + (block >> 2u) * TILE];
   return vec4<f32>(bitcast<f32>(((exponents >> (8u * (block & 3u))) & 255u) << 23u));
 #endif
@@ -50,7 +51,7 @@ fn load_scales(first: u32, block: u32) -> vec4<f32> {
 }
 
 #if FP4
-// The magnitude of each code of a unit, doubled, in the nibble of the code: 0, 1, 2, 3, and from an exponent of 2 on 4, 6, 8, 12.
+// The doubled magnitude of each E2M1 code of a unit, in the code's nibble: 0, 1, 2, 3 for codes 0 to 3, and 4, 6, 8, 12 for codes 4 to 7.
 fn magnitudes(unit: vec4<u32>) -> vec4<u32> {
   let large = (unit >> vec4<u32>(2u)) & vec4<u32>(0x11111111u);
   let low = unit & vec4<u32>(0x33333333u);
@@ -58,13 +59,13 @@ fn magnitudes(unit: vec4<u32>) -> vec4<u32> {
   return low + (large << vec4<u32>(2u)) + more + ((more & (more >> vec4<u32>(1u))) << vec4<u32>(1u));
 }
 
-// Bytes of magnitudes with the signs in the lowest bit of each. There is no zero with a sign: its carry would reach the next byte.
+// Negates each byte of magnitudes for which the byte of `signs` is odd. There is no negative zero: its carry would reach the next byte.
 fn with_signs(bytes: vec4<u32>, signs: vec4<u32>) -> vec4<u32> {
   let negative = signs & vec4<u32>(0x01010101u);
   return (bytes ^ ((negative << vec4<u32>(8u)) - negative)) + negative;
 }
 
-// The values of a unit, doubled, as int8: even inputs, odd inputs.
+// The doubled values of a unit as int8. even_codes: the even inputs, odd_codes: the odd inputs.
 fn even_codes(unit: vec4<u32>) -> vec4<u32> {
   return with_signs(magnitudes(unit) & vec4<u32>(0x0f0f0f0fu), unit >> vec4<u32>(3u));
 }
@@ -74,7 +75,7 @@ fn odd_codes(unit: vec4<u32>) -> vec4<u32> {
 }
 #endif
 #if FORMAT == 4 && !FP4
-// The nibbles of a unit as int8: even inputs, odd inputs.
+// The nibbles of a unit as int8. even_codes: the even inputs, odd_codes: the odd inputs.
 fn even_codes(unit: vec4<u32>) -> vec4<u32> {
   return unit & vec4<u32>(0x0f0f0f0fu);
 }
@@ -98,7 +99,8 @@ fn dot16(a: vec4<u32>, b: vec4<u32>) -> i32 {
   return dot4(a.x, b.x) + dot4(a.y, b.y) + (dot4(a.z, b.z) + dot4(a.w, b.w));
 }
 
-// acc and a block: its integer sums by half, the weights' scales and minimums, and the numbers of the block's activations (quantize.wgsl).
+// Adds a block to acc. `low`, `high`: integer sums of its first and last 16 inputs. `weights`: its scales and minimums (load_scales).
+// `activations`: the numbers of the record of activations (quantize.wgsl).
 fn add_block(acc: f32, low: i32, high: i32, weights: vec4<f32>, activations: vec4<u32>) -> f32 {
   let sums = bitcast<vec3<f32>>(activations.xyz);
 #if GROUP == 16
@@ -110,7 +112,7 @@ fn add_block(acc: f32, low: i32, high: i32, weights: vec4<f32>, activations: vec
 #endif
 #else
 #if FORMAT == 4 && !MINS && !FP4
-  // A code c means c - 8.
+  // A code c stands for c - 8; activations.z is -8 times the sum of the activations' codes.
   var sum = fma(f32(low + high + bitcast<i32>(activations.z)), weights.x * sums.x, acc);
 #else
   var sum = fma(f32(low + high), weights.x * sums.x, acc);
@@ -124,7 +126,7 @@ fn add_block(acc: f32, low: i32, high: i32, weights: vec4<f32>, activations: vec
 #else
 
 #if FORMAT == 16
-// The 8 inputs of a unit.
+// The first 4 and the last 4 of the 8 inputs of a unit.
 fn first_quad(unit: vec4<u32>) -> vec4<f32> {
   return vec4<f32>(unpack2x16float(unit.x), unpack2x16float(unit.y));
 }

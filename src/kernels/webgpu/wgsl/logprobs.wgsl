@@ -1,7 +1,7 @@
-// Log-probability and rank of a token of each row, and the row's topN most likely tokens, from raw logits.
+// Log-probability and rank of one token per row, and the topN most likely tokens of the row, from raw logits.
 //
 //   results  per row: logprob, rank, topN tokens, topN log-probabilities (MAX_TOP slots each)
-//   launch   x = rows; workgroup = WS threads. SCORE: targets of the step, else the tokens just sampled
+//   launch   x = rows; workgroup = WS threads. SCORE: the tokens are the step's targets, else those that were just sampled
 #include "sample-io.wgsl"
 
 const MAX_TOP = 20u;
@@ -31,7 +31,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #endif
   let base = group.x * params.vocab;
   let own = logits[base + token];
-  // The largest logit, the rank, then the sum of exponentials: one pass after another.
+  // Two passes: first the largest logit and the rank, then the sum of exponentials.
   var largest = BANNED_LOGIT;
   var rank = 0u;
   for (var i = lane; i < params.vocab; i += $(WS)u) {
@@ -65,7 +65,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     chosen_value = 3e38;
     chosen_token = 0u;
   }
-  // Each round finds the largest logit behind the last one found, equal logits by rising token.
+  // Each round finds the largest logit after the one found last; equal logits are in ascending order of token.
   for (var round = 0u; round < top; round++) {
     workgroupBarrier();
     let last_value = chosen_value;

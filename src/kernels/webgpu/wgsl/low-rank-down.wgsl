@@ -1,6 +1,7 @@
-// between = down norm(x): the first factor of each row's adapter. The norm's scale is taken out of the sums, so that one pass over x does both.
+// between = down norm(x): the product with the first factor of each row's adapter (LoRA, https://arxiv.org/abs/2106.09685). The norm's 1 / rms
+// multiplies the finished sums, so that one pass over x computes it too.
 //
-//   launch   x = blocks of RANKS ranks, y = rows; workgroup = WS threads. Thread t sums columns t, t + WS, ...; the sums are added pairwise.
+//   launch   x = blocks of RANKS ranks, y = rows; workgroup = WS threads. Thread t sums columns t, t + WS, ...; the threads' sums are added pairwise.
 #include "low-rank.wgsl"
 
 @group(0) @binding(4) var<storage, read> x: array<f32>;
@@ -26,7 +27,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let base = row * params.x_stride;
 #repeat i RANKS
   var sum_$(i) = 0.0;
-  // Ranks past the last are computed as the last, and not stored.
+  // Ranks past the last repeat the last rank and are not stored.
   let at_$(i) = down + min(first + $(i)u, rank - 1u) * params.cols;
 #end
   var squares = 0.0;

@@ -1,4 +1,4 @@
-// out += up between: the second factor of each row's adapter.
+// out += up between: the product with the second factor of each row's adapter.
 //
 //   launch   x = blocks of WS columns of out, y = rows
 #include "low-rank.wgsl"

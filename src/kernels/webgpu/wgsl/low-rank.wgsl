@@ -1,8 +1,8 @@
-// Which adapter a row has, and where its update of a layer is: low-rank.ts lays table and values out.
+// The adapter of a row and where its update of a layer is. packLowRank of kernels/low-rank.ts lays out table and values.
 #include "step.wgsl"
 
-const TABLE_HEADER = 3u; // rank over all parts, word of `values` where `down` begins, parts
-const PART_WORDS = 5u; // first row, end row, first of its ranks, ranks, word of `values` where `up` begins
+const TABLE_HEADER = 3u; // sum of the parts' ranks, word of `values` where `down` begins, number of parts
+const PART_WORDS = 5u; // first row, end row, first rank, number of ranks, word of `values` where `up` begins
 
 struct LowRankParams {
   cols: u32, // of x
@@ -13,7 +13,7 @@ struct LowRankParams {
   between_stride: u32,
   inverse_cols: f32,
   eps: f32,
-  adapters: u32, // word of the step's header: where the rows' adapters are
+  adapters: u32, // word of the step's header with the offset of the rows' adapters
 }
 
 @group(0) @binding(1) var<uniform> params: LowRankParams;

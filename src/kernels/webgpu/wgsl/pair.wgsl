@@ -1,4 +1,4 @@
-// x = (x + y) * scale, or with MULTIPLY x = x * y, both f32 [rows, stride], y from column `offset` on.
+// x = (x + y) * scale; MULTIPLY: x = x * y. Both are f32 [rows, stride]; y is read from column `offset` on.
 //
 //   launch   x = blocks of WS columns, y = rows
 #include "step.wgsl"

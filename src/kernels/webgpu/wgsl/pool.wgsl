@@ -1,12 +1,12 @@
-// pooled[s] = what stands for a sequence's rows.
+// pooled[s] = one row that represents all rows of sequence s.
 //
-//   launch   x = sequences, y = columns / WS; workgroup = WS threads, each with a column
+//   launch   x = sequences, y = columns / WS; workgroup = WS threads, one per column
 #include "step.wgsl"
 
 struct PoolParams {
   cols: u32,
   stride: u32,
-  pooling: u32, // 0: mean, 1: first row, 2: last row, 3: largest of each column, 4: mean weighted 1, 2, ..., 5: sum by the root of the number
+  pooling: u32, // 0: mean, 1: first row, 2: last row, 3: maximum, 4: mean weighted by 1, 2, ..., 5: sum / sqrt(number of rows)
 }
 
 @group(0) @binding(1) var<uniform> params: PoolParams;

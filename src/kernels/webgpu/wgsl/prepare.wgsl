@@ -1,4 +1,5 @@
-// The inputs of a matrix product, made once for all its workgroups: rows gathered, normalised where asked, and in the form the weights want.
+// Prepares the inputs of a matrix product, once for all its workgroups: gathers the rows, normalises them (NORM), and converts them to the form that
+// the weight format needs.
 //
 //   x         f32 [rows, x_stride]
 //   prepared  INT8: [row][block of 32] records (quantize.wgsl), 3 vec4<u32> each
@@ -70,7 +71,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #if NORM
 #include "row-sums.wgsl"
 
-// 1 / rms of the row: thread t adds up the squares of vectors t, t + WS, ...
+// 1 / rms of the row. Thread t sums the squares of vectors t, t + WS, ....
 fn inverse_rms(base: u32, lane: u32) -> f32 {
   var sum = 0.0;
   for (var i = lane; i < params.num_blocks * 8u; i += $(WS)u) {

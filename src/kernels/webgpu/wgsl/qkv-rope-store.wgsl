@@ -1,11 +1,12 @@
-// Splits qkv rows into heads, normalises and rotates q and k, writes q as f32 and k and v to the pool as f16.
+// Splits qkv rows into heads; normalises q and k and rotates them (RoPE, https://arxiv.org/abs/2104.09864); writes q as f32, and k and v to the pool
+// as f16 or (KV_Q8) int8.
 //
 //   qkv      f32 [rows, stride]: q heads, k heads, v heads
 //   q        f32 [rows, q_stride]
 //   kv       one layer of the pool as u32 words, see kv-layout.wgsl
-//   launch   x = numHeads + 2 numKvHeads, y = rows; workgroup = WS threads, each one word (two neighbouring dims) at a time
+//   launch   x = numHeads + 2 numKvHeads, y = rows; workgroup = WS threads; a thread takes two neighbouring dims (one f16 word) at a time
 //
-// Each thread rotates the two dims it stores by itself: rope pairs (i, i + half) lie in different words, and reading both partners twice is
+// Each thread rotates the dims that it stores by itself. The dims of a rope pair (i, i + half) are in different words, and reading both twice is
 // cheaper than exchanging them.
 #include "step.wgsl"
 
@@ -20,7 +21,7 @@ struct QkvParams {
   k_eps: f32,
   scale_base: u32,
   v_eps: f32,
-  positions: u32, // word of the step's header: where the rows' positions are
+  positions: u32, // word of the step's header with the offset of the rows' positions
 }
 
 @group(0) @binding(1) var<uniform> params: QkvParams;
@@ -38,7 +39,7 @@ var<workgroup> sums: array<f32, $(WS)>;
 #endif
 
 #if KV_Q8
-// Nearest, ties to even: int8 codes of four values.
+// Four values as int8 codes, rounded to the nearest, ties to even.
 fn pack_codes(values: vec4<f32>) -> u32 {
   let whole = vec4<i32>(round(values));
   let bits = bitcast<vec4<u32>>(whole) & vec4<u32>(255u);
@@ -47,7 +48,7 @@ fn pack_codes(values: vec4<f32>) -> u32 {
 #endif
 
 #if ROPE
-// Cosine and sine of a position's angle for the pair i: of the sum of two angles from the table.
+// Cosine and sine of the angle of pair i at a position: the angle is the sum of two angles of the table.
 fn angle_of(position: u32, i: u32) -> vec2<f32> {
   let low = rope[position % 256u * params.rotary_half + i];
   let high = rope[(256u + position / 256u) * params.rotary_half + i];
@@ -55,7 +56,7 @@ fn angle_of(position: u32, i: u32) -> vec2<f32> {
 }
 #endif
 
-// Whether a head's length is taken.
+// Whether a head is normalised.
 fn has_norm(is_v: bool) -> bool {
 #if V_NORM
   return true;
@@ -64,7 +65,7 @@ fn has_norm(is_v: bool) -> bool {
 #endif
 }
 
-// Dim d of a q or k head after norm and rope. `base`: the head's first value in qkv.
+// Dim d of a q or k head after the norm that precedes the rotation, and the rotation. `base`: index of the head's first value in qkv.
 fn turned(base: u32, weight_base: u32, d: u32, factor: f32, is_q: bool, position: u32) -> f32 {
   var value = normed(base, weight_base, d, factor, is_q);
 #if ROPE
@@ -80,7 +81,7 @@ fn turned(base: u32, weight_base: u32, d: u32, factor: f32, is_q: bool, position
   return value;
 }
 
-// The same, with the weight of a norm that comes after the rotation.
+// The same value, times the weight of a norm that follows the rotation (QK_NORM 3).
 fn rotated(base: u32, weight_base: u32, d: u32, factor: f32, is_q: bool, position: u32) -> f32 {
   let value = turned(base, weight_base, d, factor, is_q, position);
 #if QK_NORM == 3
@@ -99,7 +100,7 @@ fn norm_weight(index: u32, is_q: bool) -> f32 {
 }
 #endif
 
-// What is rotated: normalised before, or (QK_NORM 3) only multiplied by the factor that the rotated head's length gives.
+// Dim d before the rotation: as it is (QK_NORM 0), multiplied by 1 / rms of the rotated head (QK_NORM 3), or normalised with its weight.
 fn normed(base: u32, weight_base: u32, d: u32, factor: f32, is_q: bool) -> f32 {
 #if QK_NORM == 0
   return qkv[base + d];
@@ -113,7 +114,7 @@ fn normed(base: u32, weight_base: u32, d: u32, factor: f32, is_q: bool) -> f32 {
 }
 
 #if KV_Q8
-// Four dims of a k or v head as they go to the pool, before they are codes.
+// Four dims of a k or v head as they go to the pool, before they are quantised.
 fn stored(base: u32, weight_base: u32, d: u32, factor: f32, is_v: bool, position: u32) -> vec4<f32> {
   if (is_v) {
     return factor * vec4<f32>(qkv[base + d], qkv[base + d + 1u], qkv[base + d + 2u], qkv[base + d + 3u]);
@@ -172,7 +173,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let block = slot / $(BLOCK)u;
   let token = slot % $(BLOCK)u;
 #if KV_Q8
-  // A thread takes four dims at a time, twice: for the largest, and for the codes.
+  // Two passes over four dims at a time: one for the largest magnitude, one for the codes.
   var largest = 0.0;
   if (!is_q) {
     for (var d = 4u * lane; d < $(D)u; d += $(4 * WS)u) {
@@ -189,7 +190,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   if (!is_q) {
     let side = select(0u, 1u, is_v);
     let kv_head = head - params.num_heads - side * params.num_kv_heads;
-    // As when activations are quantised: a tiny amplitude must not overflow.
+    // As in quantize.wgsl: 127 / largest must not overflow for a tiny amplitude.
     var inverse = 0.0;
     if (largest > 1e-35) {
       inverse = 127.0 / largest;

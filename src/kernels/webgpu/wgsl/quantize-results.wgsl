@@ -1,7 +1,7 @@
-// Writes the records (quantize.wgsl) of the results that a workgroup has finished, one thread per quad of columns. Whoever includes this binds
-// `quantized`, with NORM `next_weight` too, and has
-//   result_quad(i)   quad i of the results, the 8 of a block one after another
-//   place_of(own)    where the record of the workgroup's own-th block belongs
+// Writes the results that a workgroup has finished as records of quantize.wgsl, one thread per quad of columns. The including file binds `quantized`
+// and, with NORM, `next_weight`, and defines
+//   result_quad(i)   quad i of the results; the 8 quads of a block follow one another
+//   place_of(own)    where to write the record of block `own` of the workgroup
 #include "quantize.wgsl"
 
 struct Place {
@@ -16,7 +16,7 @@ var<workgroup> sum_of_quad: array<i32, $(QUADS)>;
 var<workgroup> squares_of_quad: array<f32, $(QUADS)>;
 #endif
 
-// Quad i as the next product takes it.
+// Quad i as the next product takes it: with NORM, times the norm's weight.
 fn next_quad(i: u32) -> vec4<f32> {
 #if NORM
   return result_quad(i) * next_weight[place_of(i / 8u).block * 8u + i % 8u];
@@ -25,7 +25,7 @@ fn next_quad(i: u32) -> vec4<f32> {
 #endif
 }
 
-// The largest of a block's 8 quads. `first`: the first of them.
+// The largest magnitude of the 8 quads of a block. `first`: index of its first quad.
 fn amplitude_of(first: u32) -> f32 {
   var amplitude = 0.0;
   for (var q = 0u; q < 8u; q++) {
@@ -34,7 +34,7 @@ fn amplitude_of(first: u32) -> f32 {
   return amplitude;
 }
 
-// To be called by all `threads` threads once the results are there.
+// All `threads` threads of the workgroup must call this, after they have stored their results. `index`: of the calling thread.
 fn quantize_results(num_quads: u32, index: u32, threads: u32) {
   workgroupBarrier();
   for (var i = index; i < num_quads; i += threads) {

@@ -1,4 +1,4 @@
-// out = x / rms(x) * weight, of each group of columns by itself; out may be x.
+// out = x / rms(x) * weight for each group of columns separately (RMSNorm, https://arxiv.org/abs/1910.07467); out may be x.
 //
 //   launch   x = rows, y = groups; workgroup = WS threads. Thread t sums the squares of x[t], x[t + WS], ....
 #include "step.wgsl"

@@ -1,4 +1,4 @@
-// Sorts the pairs of a step by expert and cuts them into tiles. Where a pair stands among those of its expert changes no result.
+// Sorts the pairs of a step by expert and cuts them into tiles (routing.wgsl). The order of an expert's pairs varies; it changes no result.
 //
 //   launch   one workgroup of 256 threads
 #include "step.wgsl"
@@ -7,14 +7,14 @@ struct SortParams {
   num_experts: u32,
   top_k: u32,
   max_pairs: u32,
-  num_rows: u32, // word of the step's header
+  num_rows: u32, // word of the step's header with the number of rows
 }
 
 @group(0) @binding(1) var<uniform> params: SortParams;
 @group(0) @binding(2) var<storage, read_write> routing: array<u32>;
 #include "routing.wgsl"
 
-// Pairs of an expert, then where its next one goes.
+// The number of pairs of each expert, then the index at which its next pair is stored.
 var<workgroup> next: array<atomic<u32>, $(EXPERTS)>;
 
 @compute @workgroup_size(256)

@@ -1,7 +1,7 @@
-// Chooses the experts of each row: softmax or sigmoid of the logits, then the best, one after another.
+// Chooses the top_k experts of each row: softmax or sigmoid of the logits, then the best expert, one after another.
 //
 //   logits   f32 [rows, stride]
-//   launch   x = rows; workgroup = 64 threads. Thread t has the experts t, t + 64, ...; sums and maximums are joined pairwise.
+//   launch   x = rows; workgroup = 64 threads. Thread t has the experts t, t + 64, ...; sums and maxima of the threads are combined pairwise.
 #include "step.wgsl"
 
 struct RouteParams {
@@ -48,7 +48,7 @@ fn total(value: f32, lane: u32) -> f32 {
   return sum;
 }
 
-// The largest of ranked[first .. end - 1], by index; the lowest of equal ones.
+// The index of the largest of ranked[first .. end - 1]; the lowest index among equals.
 fn best(first: u32, end: u32, lane: u32) -> u32 {
   var value = NEVER;
   var index = first;
@@ -76,7 +76,8 @@ fn best(first: u32, end: u32, lane: u32) -> u32 {
   return found;
 }
 
-// Takes the experts of all but the best groups out of the choice. A group counts as much as its two best.
+// Excludes the experts outside the best groups. A group's score is the sum of its two best experts, as in DeepSeek-V3
+// (https://arxiv.org/abs/2412.19437).
 fn drop_groups(lane: u32) {
   let size = params.num_experts / params.groups;
   for (var group = lane; group < params.groups; group += 64u) {
@@ -91,7 +92,7 @@ fn drop_groups(lane: u32) {
   }
   workgroupBarrier();
   for (var group = lane; group < params.groups; group += 64u) {
-    // How many groups are better, of equal ones those before.
+    // The number of groups that are better; of equal groups, the earlier one is.
     var better = 0u;
     for (var other = 0u; other < params.groups; other++) {
       if (sums[other] > sums[group] || (sums[other] == sums[group] && other < group)) {

@@ -1,7 +1,7 @@
-// The routing of a step's rows to experts: words of one buffer. A pair is a row and one of its experts, pair = row * top_k + k.
+// The routing of a step's rows to experts: the layout of one buffer, in words. A pair is a row and one of its experts; pair = row * top_k + k.
 //
-//   [0 * max_pairs]  expert of a pair, a row's best first
-//   [1 * max_pairs]  f32 weight of a pair
+//   [0 * max_pairs]  expert of each pair, the best of a row first
+//   [1 * max_pairs]  f32 weight of each pair
 //   [2 * max_pairs]  pairs sorted by expert
 //   [3 * max_pairs]  number of tiles, then 3 words per tile of at most TILE_PAIRS sorted pairs of one expert: expert, first, count
 const TILE_PAIRS = 64u;

@@ -23,7 +23,7 @@ fn num_rows_of(rows: u32) -> u32 {
   }
 }
 
-// Row of the step that is the index-th of an op's rows.
+// The row of the step for row `index` of an op.
 fn source_row(rows: u32, index: u32) -> u32 {
   switch rows {
     case ROWS_SAMPLE: {

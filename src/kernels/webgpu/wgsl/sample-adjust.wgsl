@@ -1,5 +1,6 @@
-// Applies a row's repetition penalty and additive adjustments to its logits in place, keeping the raw values; with RESTORE, puts them back. The
-// token that the previous step drew counts where the row says so: by its own entry, else by the last one, which is free for it.
+// Applies a row's repetition penalty and additive adjustments to its logits in place and keeps the raw values; RESTORE puts the raw values back.
+// A row may have a pending token: one that the previous step sampled and the host does not know yet. It is adjusted by its own entry if the row has
+// one, else by the last entry, which is reserved for it.
 //
 //   launch   x = sample rows; workgroup = WS threads over the entries, whose tokens are distinct
 #include "sample-io.wgsl"

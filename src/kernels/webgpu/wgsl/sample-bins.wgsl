@@ -1,4 +1,4 @@
-// Counts and masses of a row's tokens by bin, see filter-io.wgsl.
+// Counts a row's tokens by bin and sums their masses; see filter-io.wgsl.
 //
 //   launch   x = chunks, y = sample rows; workgroup = 256 threads
 #include "filter-io.wgsl"

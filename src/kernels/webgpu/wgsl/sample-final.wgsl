@@ -1,4 +1,4 @@
-// The winner over a row's chunks becomes the sampled token: into the ring that the next step's tokens may refer to, and into the readback.
+// Finds the best token over a row's chunks: the sampled token. Writes it to `sampled`, where the next step reads it, and to `results` for the host.
 //
 //   launch   x = sample rows; workgroup = WS threads over the chunks
 #include "sample-io.wgsl"
@@ -14,7 +14,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   for (var i = lane; i < params.num_chunks; i += $(WS)u) {
     let at = (source * params.num_chunks + i) * 2u;
     let value = bitcast<f32>(maxima[at]);
-    // A thread's chunks are in token order: the first of equals has the lowest token.
+    // A thread visits its chunks in token order: the first of equal values has the lowest token.
     if (value > best) {
       best = value;
       best_token = maxima[at + 1u];
@@ -22,7 +22,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   }
   find_best(lane, best, best_token);
   if (lane == 0u) {
-    // No token where everything is banned: the first one, as kernels/sampling.ts has it.
+    // Where every token is banned, the result is token 0, as in kernels/sampling.ts.
     let token = select(best_tokens[0], 0u, best_tokens[0] == 0xffffffffu);
     sampled[header(CURRENT_TOKENS) + row] = i32(token);
     results[RESULT_TOKENS + row] = token;

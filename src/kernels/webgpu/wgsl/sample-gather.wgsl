@@ -1,4 +1,4 @@
-// Lists z of a row's tokens in the bins that hold its thresholds, in any order, see filter-io.wgsl.
+// Lists the z of a row's tokens in the bins that contain its thresholds, in any order; see filter-io.wgsl.
 //
 //   launch   x = chunks, y = sample rows; workgroup = 256 threads
 #include "filter-io.wgsl"

@@ -1,5 +1,5 @@
-// The largest value of each chunk of a row's adjusted and masked logits, and the lowest token that has it. DRAW: the largest z + Gumbel noise
-// over the tokens that pass the filters instead (greedy rows keep what the first pass found).
+// The largest value of each chunk of a row's adjusted and masked logits, and the lowest token that has it. DRAW: instead, the largest z + Gumbel
+// noise of the tokens that pass the filters, a sample of their softmax (the Gumbel-max trick). Greedy rows use the result of the first pass.
 //
 //   launch   x = chunks, y = sample rows; workgroup = WS threads
 #include "sample-io.wgsl"
@@ -33,7 +33,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       continue;
     }
     value = (value - maximum) * spec.inverse_temperature;
-    // No noise exceeds 23: a token that far behind cannot win.
+    // The noise never exceeds 23: a token that is further below the best value cannot win.
     if (value < threshold || value + 23.0 < best) {
       continue;
     }

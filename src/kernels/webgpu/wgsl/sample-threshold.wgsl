@@ -1,6 +1,6 @@
-// The threshold on z of a row with top-k, top-p or min-p: the largest of the three (kernels/sampling.ts, step 5). Among the listed tokens, a
-// radix descent over the bits of |z|, 8 at a time: counts or masses of the 256 digits are gathered in workgroup memory, then one thread walks
-// them from the most likely end.
+// The threshold on z of a row with top-k, top-p or min-p: the largest of the three (kernels/sampling.ts, step 5). It is found by radix selection over
+// the bits of |z| of the candidates, 8 bits per pass: the counts or masses of the 256 digits are summed in workgroup memory, then one thread walks
+// the digits from the most likely end.
 //
 //   launch   x = sample rows; workgroup = 256 threads. Leaves the row's bins and list empty for the next step.
 #include "filter-io.wgsl"
@@ -15,7 +15,7 @@ struct Candidates {
   row: u32,
   spec: Spec,
   maximum: f32,
-  is_listed: bool, // else all tokens
+  is_listed: bool, // the candidates are the listed tokens; else all tokens
   count: u32,
 }
 
@@ -33,8 +33,8 @@ fn digit_amount(digit: u32, by_mass: bool) -> f32 {
   return f32(atomicLoad(&digits[digit * 3u]));
 }
 
-// The largest z at which the candidates at or above it, of those at or above floor_z, and `base` before them reach `target_value` in number or
-// mass. `is_share`: the target is a share of their mass.
+// The largest z for which `base` plus the count (or, with `by_mass`, the mass) of the candidates at or above z reaches `target_value`. Candidates
+// below floor_z are ignored. `is_share`: `target_value` is a share of the candidates' mass.
 fn select_z(pool: Candidates, by_mass: bool, target_value: f32, is_share: bool, base: f32, floor_z: f32, lane: u32) -> f32 {
   if (lane == 0u) {
     prefix = 0u;
@@ -54,7 +54,7 @@ fn select_z(pool: Candidates, by_mass: bool, target_value: f32, is_share: bool, 
         continue;
       }
       let key = bitcast<u32>(z) & 0x7fffffffu;
-      // Shifting by 32 is undefined: the first pass has no higher digits to compare.
+      // The first pass has no higher digits to compare, and WGSL does not define a shift by 32.
       if (pass_index > 0u && (key >> (shift + 8u)) != (prefix >> (shift + 8u))) {
         continue;
       }
@@ -116,7 +116,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     threshold = max(threshold, kth);
   }
   if (has_top_p) {
-    // Alone and listed, its goal is known; else it is a share of what the candidates have.
+    // Without top-k and with listed candidates, find_range has computed the goal. Otherwise it is a share of the candidates' mass.
     let is_known = is_listed && spec.top_k == 0u;
     let target_value = select(spec.top_p, range.goal, is_known);
     threshold = max(threshold, select_z(pool, true, target_value, !is_known, select(0.0, range.base, is_known), kth, lane));

@@ -1,4 +1,4 @@
-// The arithmetic of kernels/sampling.ts, operation by operation.
+// The arithmetic of kernels/sampling.ts, operation by operation; the sources of the hash and the polynomials are named there.
 fn mix(value: u32) -> u32 {
   var x = (value ^ (value >> 16u)) * 0x21f0aaadu;
   x = (x ^ (x >> 15u)) * 0x735a2d97u;
@@ -27,9 +27,9 @@ fn log_f32(x: f32) -> f32 {
   return (log1p_small(mantissa - 1.0) + e * -2.12194440e-4) + e * 0.693359375;
 }
 
-// Standard Gumbel noise of 32 random bits.
+// Standard Gumbel noise from 32 random bits.
 fn gumbel(hash: u32) -> f32 {
-  // The 24 leading bits: their conversion to f32 is exact.
+  // Only the 24 leading bits are kept, so that their conversion to f32 is exact.
   let excess = max(8i - i32(countLeadingZeros(hash)), 0i);
   let kept = (hash >> u32(excess)) << u32(excess);
   let v = select(f32(kept) * 2.3283064365386963e-10, 1.1641532182693481e-10, kept == 0u);

@@ -1,9 +1,9 @@
-// What a scan needs of each row beside its vectors, made for all rows at once: a head's decay and rate; and for the delta rule q and k divided by their
-// lengths, q by sqrt(D) too, in place.
+// Prepares a scan for all rows at once: computes the decay and rate of each head and, for the delta rule (DELTA), divides q and k in place by their
+// L2 norms, and q also by sqrt(D).
 //
 //   x        f32 [rows, x_stride]: q heads, k heads, v heads (delta rule)
 //   scalars  f32 [rows, heads] of (decay, rate)
-//   launch   x = 1, with the delta rule and 2 numKeyHeads more, y = rows; workgroup = WS threads. The last one of a row makes the scalars
+//   launch   x = 1, with the delta rule 2 numKeyHeads + 1; y = rows; workgroup = WS threads. The last workgroup of a row computes the scalars
 #include "step.wgsl"
 
 struct PrepareParams {
@@ -28,7 +28,7 @@ struct PrepareParams {
 #include "row-sums.wgsl"
 #endif
 
-// log(1 + e^v), also where e^v is lost beside 1.
+// log(1 + e^v), also where 1 + e^v would round to 1.
 fn softplus(v: f32) -> f32 {
   let e = exp(-abs(v));
   return max(v, 0.0) + select(log(1.0 + e), e * (1.0 - 0.5 * e), e < 1e-3);

@@ -1,21 +1,23 @@
-// A recurrent state carried along a sequence, token after token, from its state on, which is advanced: the gated delta rule, or Mamba-2's.
+// Updates a recurrent state [heads, V, D] token by token along a sequence, from the state in the sequence's slot on, and stores the new state: the
+// gated delta rule (https://arxiv.org/abs/2412.06464) or Mamba-2's selective scan (https://arxiv.org/abs/2405.21060).
 //
 //   x        f32 [rows, x_stride], with q, k [key heads, D] and v [heads, V] at their offsets
-//   scalars  f32 [rows, heads] of (decay, rate), scan-prepare.wgsl
-//   states   f32 [slots, slot_quads * 4]; the recurrent state at [heads, V, D]
+//   scalars  f32 [rows, heads] of (decay, rate), from scan-prepare.wgsl
+//   states   f32 [slots, slot_quads * 4]; a slot holds its recurrent state, [heads, V, D], from quad state_quad on
 //   out      f32 [rows, out_stride]: [heads, V]
-//   launch   x = heads times blocks of ROWS values, y = sequences; workgroup = WS = ROWS LANES threads. LANES threads hold a value's row of the state in
-//            registers, QUADS vectors each, so the slot written may be the one read
+//   launch   x = heads times blocks of ROWS values, y = sequences; workgroup = WS = ROWS LANES threads. The row of the state of one value is in the
+//            registers of LANES threads, QUADS vectors each, so the slot written may be the slot read
 //
-// With S the state before: S k and S q are summed together, one barrier a token; the new state's product with q follows from both and k q.
+// With S the state before the token, the new state is decay S + change k^T. Its product with q is decay (S q) + change (k q), so S k, S q and k q are
+// summed together, with one barrier per token.
 #include "state-run.wgsl"
 
 struct ScanParams {
   heads: u32,
   key_heads: u32,
-  is_tiled: u32, // head h has the keys of h % key_heads; else neighbours share them
-  x_quads: u32, // of a row
-  q_quad: u32, // of the first head
+  is_tiled: u32, // 1: head h has the keys of key head h % key_heads; 0: neighbouring heads share a key head
+  x_quads: u32, // vec4s per row of x
+  q_quad: u32, // offset of the first head's q in a row, in vec4s; likewise k_quad and v_quad
   k_quad: u32,
   v_quad: u32,
   out_stride: u32,
@@ -30,7 +32,7 @@ struct ScanParams {
 @group(0) @binding(5) var<storage, read_write> states: array<vec4<f32>>;
 @group(0) @binding(6) var<storage, read_write> out: array<f32>;
 
-// (S k, S q, k q) by lanes; two tokens' in turn, so that one barrier is enough.
+// Each lane's part of (S k, S q, k q). Two copies, used by tokens in turn, so that one barrier per token is enough.
 var<workgroup> parts: array<vec4<f32>, $(2 * WS)>;
 
 @compute @workgroup_size($(WS))

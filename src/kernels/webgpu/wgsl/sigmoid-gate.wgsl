@@ -1,4 +1,4 @@
-// x *= sigmoid(gate), both f32 [rows, stride]; the gate may have one column for all.
+// x *= sigmoid(gate), both f32 [rows, stride]. The gate may have a single column, which applies to all columns of x.
 //
 //   launch   x = blocks of WS columns, y = rows
 #include "step.wgsl"
@@ -7,7 +7,7 @@ struct SigmoidGateParams {
   cols: u32,
   x_stride: u32,
   gate_stride: u32,
-  gate_step: u32, // 0: one column
+  gate_step: u32, // 0: the gate has one column, else 1
 }
 
 @group(0) @binding(1) var<uniform> params: SigmoidGateParams;

@@ -1,4 +1,4 @@
-// x = gelu_tanh(max(0, x - mean - deviations * standard deviation)), by the row's mean and standard deviation.
+// x = gelu_tanh(max(0, x - mean - deviations * standard deviation)), with the mean and standard deviation of the row.
 //
 //   launch   x = rows; workgroup = WS threads
 #include "step.wgsl"
@@ -31,7 +31,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let cutoff = mean + sqrt(total(sum, lane) * params.inverse_cols) * params.deviations;
   for (var i = lane; i < params.cols; i += $(WS)u) {
     let value = max(0.0, x[base + i] - cutoff);
-    // tanh of a large argument overflows in implementations that use exp; it is 1 to f32 from 10 on.
+    // Implementations of tanh that use exp overflow for large arguments. From 10 on, tanh rounds to 1 in f32.
     let inner = clamp(0.7978845608028654 * fma(0.044715 * value * value, value, value), -10.0, 10.0);
     x[base + i] = 0.5 * value * (1.0 + tanh(inner));
   }

@@ -1,10 +1,10 @@
-// A sequence's rows of the step, and its slots of the pool of states.
+// The rows of a sequence in the step, and its slots in the state pool.
 #include "step.wgsl"
 
 struct Run {
   first_row: u32,
   end_row: u32,
-  read: i32, // -1: the text begins
+  read: i32, // -1: the sequence begins, with a state of zeros
   write: u32,
 }
 

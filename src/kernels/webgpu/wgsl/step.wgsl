@@ -1,5 +1,5 @@
-// The step: everything the host decides anew each time, in one buffer that is written once a step. Sections are packed tightly behind the
-// header, which holds their offsets in words. step-layout.ts writes it; the indices below are its HEADER.
+// The step buffer: everything that the host decides for each step. step-layout.ts writes it, and its HEADER has the indices below. The header holds
+// the offsets of the sections, in words; the sections follow it without gaps.
 @group(0) @binding(0) var<storage, read> step: array<i32>;
 
 const NUM_ROWS = 0u;
@@ -15,19 +15,19 @@ const SCORE_ROWS = 9u; // [score rows] row of the step
 const SCORE_TARGETS = 10u; // [score rows, 2] target token, topN
 const SAMPLE_SPECS = 11u; // [sample rows, SPEC_WORDS]
 const CURRENT_TOKENS = 12u; // offset into `sampled` of this step's tokens
-const PREVIOUS_TOKENS = 13u;
-const SCORE_RESULTS = 17u; // word of the results buffer
-const PLACES = 18u; // [rows] row of the second table
+const PREVIOUS_TOKENS = 13u; // offset into `sampled` of the previous step's tokens
+const SCORE_RESULTS = 17u; // word of the results buffer where the scores begin
+const PLACES = 18u; // [rows] row of the table that embedAdd gathers from
 const SEQUENCE_STARTS = 19u; // [sequences + 1] first row of each
 const STATE_RUNS = 20u; // [sequences, 4] first row, end row, slot read or -1, slot written
 const ADAPTERS = 21u; // [rows] the row's adapter or -1
-// Of the rows that keepOutputs leaves; where it leaves all, those above.
+// The rows that keepOutputs keeps. Where it keeps all, positions and adapters are the sections above.
 const NUM_OUTPUT_ROWS = 22u;
 const OUTPUT_ROWS = 23u; // [output rows] row of the step
 const OUTPUT_POSITIONS = 24u;
 const OUTPUT_ADAPTERS = 25u;
 
-// From the word of an attention plan on (step-layout.ts).
+// Words of an attention plan, relative to its first (step-layout.ts).
 const NUM_SINGLE_ITEMS = 0u;
 const ATTENTION_ITEMS = 1u; // [items, ITEM_WORDS]
 const ATTENTION_ROWS = 2u; // [split rows, 3] row, first partial, number of partials

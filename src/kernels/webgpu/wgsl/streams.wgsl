@@ -1,4 +1,5 @@
-// Predictions and corrections of N residual streams (ops.ts, StreamOptions). c = coefficients tanh(logits of the row).
+// Predicts or (CORRECTS) corrects N residual streams (StreamOptions of ops.ts; AltUp, https://arxiv.org/abs/2301.13310).
+// c = coefficients tanh(logits of the row).
 //
 //   launch   x = rows; workgroup = WS threads over the columns
 struct StreamsParams {
@@ -11,7 +12,7 @@ struct StreamsParams {
 @group(0) @binding(0) var<uniform> params: StreamsParams;
 @group(0) @binding(1) var<storage, read> logits: array<f32>;
 @group(0) @binding(2) var<storage, read> coefficients: array<f32>;
-@group(0) @binding(3) var<storage, read> scales: array<f32>; // [cols] of a correction
+@group(0) @binding(3) var<storage, read> scales: array<f32>; // [cols], CORRECTS only
 @group(0) @binding(4) var<storage, read_write> x: array<f32>; // the active stream
 #repeat i N
 @group(0) @binding($(i + 5)) var<storage, read_write> stream$(i): array<f32>;
@@ -24,7 +25,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   if (lane < $(COUNT)u) {
     var sum = 0.0;
     for (var j = 0u; j < $(N)u; j++) {
-      // tanh of a large argument overflows in implementations that use exp; it is 1 to f32 from 10 on.
+      // Implementations of tanh that use exp overflow for large arguments. From 10 on, tanh rounds to 1 in f32.
       let modality = tanh(clamp(logits[group.x * params.logits_stride + j], -10.0, 10.0));
       sum = fma(coefficients[lane * $(N)u + j], modality, sum);
     }
