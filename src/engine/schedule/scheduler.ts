@@ -1,15 +1,14 @@
 /**
- * Which sequences compute how many tokens in the next step. Pure data: sequences, counts and block numbers in, a plan out.
+ * Decides which sequences compute how many tokens in the next step. Works on plain data only: sequences, counts and block numbers.
  *
- * One token budget per step. Every running sequence with fewer computed than total tokens gets the difference, decode steps first,
- * then prefill chunks in order of arrival, then newcomers; while someone decodes, only as many prompt tokens as take a bounded time. A sequence's prompt blocks are reserved when it is admitted, so only
- * decoding can run out of blocks; then the newest sequence gives its blocks back and recomputes later, before any newcomer.
+ * Continuous batching with one token budget per step: decode steps first, then prefill chunks in order of arrival, then newly admitted
+ * sequences. While a sequence decodes, prompt tokens are limited to those that take a bounded time. Admission reserves all prompt blocks, so
+ * only decoding can run out of blocks. Then the newest sequence is preempted: it releases its blocks and is recomputed later, before newcomers.
+ * Tenants (API keys) take turns: the n-th sequence of each tenant comes before the (n + 1)-th of any; priorities apply within a tenant. A tenant
+ * with no running sequence takes the place of the newest sequence of the tenant with the most.
  *
- * Tenants (API keys) take turns: waiting sequences and prompt chunks go by how many of a tenant's come before them, priorities count within a tenant, and
- * a tenant of which nothing runs gets the place of the newest sequence of the one that has most.
- *
- * A sampled token counts as pending from the moment its step is planned, so the next step can be planned and submitted before it is
- * known (run-ahead). Steps run in the order they were planned: a block given back now may be written by the very next plan.
+ * A sampled token counts as pending from the moment its step is planned, so the next step can be planned and submitted before the token
+ * is known (run-ahead). Steps run in the order they were planned, so the very next plan may write a block that is released now.
  */
 import { BlockPool } from './block-pool.ts'
 import { compareRunning, compareWaiting, insert, remove } from './order.ts'
@@ -24,19 +23,19 @@ import { countByTenant, newestOfLargest, takingTurns } from './turns.ts'
 
 export interface SchedulerOptions extends PrefixCacheOptions, StepBounds {
   readonly numBlocks: number
-  /** Slots for the states of sequences; absent or 0: the model keeps none. */
+  /** Slots of the state pool; absent or 0: the model keeps no states. */
   readonly numStateSlots?: number
   readonly maxNumSeqs: number
   /**
-   * Asked once for each waiting sequence that is next, with what the pool holds of it: true when more of its blocks are being
-   * fetched (kv-tiers.ts), and it is to wait until `isLoadingKv` is unset.
+   * Called before a waiting sequence is admitted, with its prefix match in the pool. Returns true when it has started to fetch more of the
+   * sequence's blocks (kv-tiers.ts); the sequence then waits until `isLoadingKv` is false.
    */
   readonly prefetch?: (sequence: Sequence, match: PrefixMatch) => boolean
-  /** Prompt tokens that a step may have beside decode rows: every stream waits for all of them. Absent: the whole budget. */
+  /** The most prompt tokens in a step with decode rows: every stream waits for them. Absent: the whole budget. */
   readonly maxPrefillTokens?: (numDecodeTokens: number, backlog: PromptBacklog) => number
 }
 
-/** What planning did, step or not. */
+/** The result of planning. `step` is null when nothing can run now; sequences may have been preempted anyway. */
 export interface Schedule {
   readonly step: ScheduledStep | null
   readonly preempted: readonly { readonly sequence: Sequence; readonly numComputedTokens: number }[]
@@ -48,10 +47,10 @@ const NO_MATCH: PrefixMatch = { blocks: [], partial: null, numTokens: 0, missRea
 export class Scheduler {
   readonly pool: BlockPool
   readonly cache: PrefixCache
-  /** null: the model keeps no states. */
+  /** null when the model keeps no states. */
   readonly states: StateSlots | null
   readonly #options: SchedulerOptions
-  /** In order of (priority, arrival): first served, last preempted. */
+  /** In order of (priority, arrival): the first is served first and preempted last. */
   readonly #running: Sequence[] = []
   /** In order of (priority, preempted first, arrival). */
   readonly #waiting: Sequence[] = []
@@ -79,12 +78,12 @@ export class Scheduler {
     return this.#waiting.reduce((sum, sequence) => sum + sequence.tokens.length, 0)
   }
 
-  /** Id of the last step planned. */
+  /** Id of the step planned last. */
   get stepId(): number {
     return this.#stepId
   }
 
-  /** Counts how often the pool's content was lost. */
+  /** How often the pool's content was lost. */
   get generation(): number {
     return this.#generation
   }
@@ -94,7 +93,7 @@ export class Scheduler {
     insert(this.#waiting, sequence, compareWaiting)
   }
 
-  /** Ends a sequence, in whatever state it is: its blocks are free for the next plan, what they hold can still be hit. */
+  /** Ends a sequence in any status. Its blocks are free for the next plan; until they are reused, the prefix cache can still hit them. */
   finish(sequence: Sequence): void {
     if (sequence.status === 'finished') return
     if (sequence.status === 'running') {
@@ -108,8 +107,8 @@ export class Scheduler {
   }
 
   /**
-   * The pool's content is lost: nothing of it may be hit again, and no step that was planned will be settled. Running sequences
-   * are to be finished by the caller, or to start over (`restart`).
+   * Call when the pool's content is lost: clears the prefix cache. Steps planned before will never be settled. The caller then finishes the
+   * running sequences or starts them over (`restart`).
    */
   invalidate(): void {
     this.#generation++
@@ -120,15 +119,15 @@ export class Scheduler {
       sequence.numComputedTokens = 0
       sequence.numPendingTokens = 0
     }
-    // Also of those that were preempted while their step was in flight: their token will not come.
+    // Includes sequences that were preempted while their step was in flight: its token will never arrive.
     for (const sequence of this.#waiting) sequence.numPendingTokens = 0
   }
 
-  /** After `invalidate`: running sequences go back to the queue and compute their known tokens again. */
+  /** Call after `invalidate`: moves the running sequences back to the queue, to compute their known tokens again. */
   restart(): Schedule['preempted'] {
     const preempted: Schedule['preempted'][number][] = []
     for (const sequence of this.#running.slice()) {
-      // Admitted by a plan that was never finished: nobody has heard of it.
+      // A sequence admitted by a plan that never ran was never announced as scheduled, so it was not preempted either.
       const isAnnounced = sequence.counters.firstScheduledMs !== null
       this.#requeue(sequence, isAnnounced ? 'preempted' : 'waiting')
       if (!isAnnounced) continue
@@ -139,8 +138,8 @@ export class Scheduler {
   }
 
   /**
-   * `count` blocks to fill from outside, and a hold on those they continue; null when that would take what running sequences need next.
-   * All are the caller's to release.
+   * Allocates `count` blocks to fill from a KV tier and acquires the blocks `held` that they continue; the caller releases both. Returns null,
+   * with nothing acquired, when too few blocks would be left for the running sequences' next steps.
    */
   reserve(held: readonly number[], count: number): number[] | null {
     for (const block of held) this.pool.acquire(block)
@@ -149,7 +148,7 @@ export class Scheduler {
     return blocks
   }
 
-  /** Plans the next step. Null step: nothing can run, or not before a step in flight is known. */
+  /** Plans the next step. `step` is null when nothing can run, or only after the result of a step in flight. */
   schedule(): Schedule {
     this.states?.beginPlan()
     const isAhead = this.#running.filter(({ numPendingTokens }) => numPendingTokens > 0)
@@ -175,8 +174,8 @@ export class Scheduler {
   }
 
   /**
-   * The step's result is known: `numAccepted` of its sampled tokens count (drafts are accepted while they equal the samples).
-   * The caller pushes them to the sequence after this.
+   * Records the result of a step: `numAccepted` of its sampled tokens are kept (a draft is accepted while it equals the sampled token).
+   * The caller pushes these tokens to the sequence afterwards.
    */
   settle(entry: ScheduledSequence, numAccepted: number): void {
     const { sequence } = entry
@@ -189,12 +188,12 @@ export class Scheduler {
     else this.states?.revoke(sequence)
   }
 
-  /** Tokens were pushed: full blocks of known tokens can be shared from now on. */
+  /** Call after tokens were pushed: adds newly full blocks of known tokens to the prefix cache. */
   publish(sequence: Sequence): void {
     this.#publish(sequence, this.#stepId)
   }
 
-  /** Prompts that are not computed, of running sequences and of those that there is a place for. */
+  /** Prompt tokens still to compute, of running sequences and of the waiting ones that could be admitted by `maxNumSeqs`. */
   #backlog(): PromptBacklog {
     const numPlaces = Math.max(0, this.#options.maxNumSeqs - this.#running.length)
     const started = this.#running.filter(({ isDecoding }) => !isDecoding)
@@ -223,8 +222,8 @@ export class Scheduler {
   }
 
   /**
-   * The tokens to verify in this step. They continue known tokens only, end where the answer (and so the context) does, and are dropped rather
-   * than given a block that another sequence would have to make room for.
+   * The draft tokens to verify in this step; clears the sequence's drafts. There are none after a pending token, none past the end of the
+   * answer, and none whose blocks would force a preemption.
    */
   #draftsOf(sequence: Sequence, room: number): readonly number[] {
     const { drafts, numPendingTokens, maxOutputTokens, numOutputTokens, numTokens, blockTable } = sequence
@@ -236,12 +235,12 @@ export class Scheduler {
     return drafts.slice(0, Math.max(0, Math.min(room, maxOutputTokens - numOutputTokens - 1, numSlots)))
   }
 
-  /** The newest sequence without work in this step, of the tenant that has most; in the end the one that asks. */
+  /** The sequence to preempt: the newest that has no work in this step yet, of the tenant with the most; `asking` itself when no other is left. */
   #victim(draft: StepDraft, asking: Sequence): Sequence {
     return newestOfLargest(this.#running, (sequence) => sequence === asking || !draft.includes(sequence)) ?? asking
   }
 
-  /** A tenant of which nothing runs is not kept waiting by one of which several sequences do: the next step has room for its first. */
+  /** Preempts a sequence of a tenant with several when a tenant with none has a ready sequence that does not fit. */
   #makeRoom(preempted: Schedule['preempted'][number][]): void {
     const counts = countByTenant(this.#running)
     const next = takingTurns(this.#waiting, counts).find((sequence) => isReady(sequence))
@@ -270,7 +269,7 @@ export class Scheduler {
     insert(this.#waiting, sequence, compareWaiting)
   }
 
-  /** First come, first served within a tenant, tenants by turns: the first sequence that does not fit stops the loop, or small ones would starve it. */
+  /** Admits waiting sequences, tenants taking turns. The first that does not fit ends the loop: otherwise smaller ones would starve it. */
   #admit(draft: StepDraft): void {
     for (const sequence of takingTurns(this.#waiting, countByTenant(this.#running)).slice()) {
       if (draft.prefillBudget === 0 || this.#running.length >= this.#options.maxNumSeqs) return
@@ -291,14 +290,14 @@ export class Scheduler {
   }
 
   #match(sequence: Sequence, stepId: number): PrefixMatch {
-    // Log-probabilities of prompt tokens need their logits: nothing of the prompt can be skipped.
+    // Log-probabilities of prompt tokens need the logits of every row: no part of the prompt can be skipped.
     if (sequence.cacheRoot === null || sequence.promptLogprobs >= 0) return NO_MATCH
     this.#adoptHashes(sequence, sequence.cacheRoot)
     const match = this.cache.match(sequence.tokens.view, sequence.cacheRoot, sequence.blockHashes, stepId)
     return this.states === null ? match : this.states.match(sequence, match, stepId)
   }
 
-  /** The hashes of a prompt are computed once for all its choices: hashing a long one takes milliseconds. */
+  /** Takes the block hashes of the prompt, which all its choices share: hashing a long prompt takes milliseconds. */
   #adoptHashes({ blockHashes, promptHashes, numPromptTokens, tokens }: Sequence, root: BlockHash): void {
     if (blockHashes.length > 0) return
     const numBlocks = Math.floor(numPromptTokens / this.#options.blockSize)
@@ -306,7 +305,7 @@ export class Scheduler {
     for (const hash of promptHashes) blockHashes.push(hash)
   }
 
-  /** Masks of running sequences have to come before their next step: there are too few slots to take a state back. */
+  /** Whether running sequences must have their masks before their next step, because too few slots are free to undo a state. */
   get waitsForMasks(): boolean {
     return this.states?.canRevoke(this.#running) === false
   }
@@ -315,12 +314,12 @@ export class Scheduler {
     return isDecoding && wantsMoreTokens && !isPendingVoid && !isMaskLate
   }
 
-  /** Whether there is room for the state after its next step; else the steps of others make some. */
+  /** Whether a slot is free for the sequence's next state. If not, the sequence skips this step; other sequences will free slots. */
   #hasStateSlot(sequence: Sequence): boolean {
     return this.states === null || this.states.canAdvance(sequence)
   }
 
-  /** Blocks for all known tokens. Leaves one free for each running sequence, or admission and preemption would alternate. */
+  /** Allocates blocks for all known tokens. Leaves one block free per running sequence: otherwise admission and preemption would alternate. */
   #allocate(sequence: Sequence, match: PrefixMatch, draft: StepDraft): boolean {
     const { pool } = this
     const numNew = Math.ceil(sequence.tokens.length / this.#options.blockSize) - match.blocks.length
@@ -367,7 +366,7 @@ export class Scheduler {
     this.states?.publish(sequence, sequence.blockHashes)
   }
 
-  /** Before its blocks are given back: full ones and the last, partly filled one. */
+  /** Adds all blocks to the prefix cache before they are released: the full ones and the last, partly filled one. */
   #publishAll(sequence: Sequence): void {
     if (sequence.cacheRoot === null) return
     this.#publish(sequence, this.#stepId)
@@ -388,12 +387,12 @@ export class Scheduler {
   }
 }
 
-/** Nothing has to arrive before it can be scheduled. */
+/** Whether a waiting sequence can be scheduled: it waits for no KV blocks, mask or pending token. */
 function isReady({ isLoadingKv, isMaskPending, numPendingTokens }: Sequence): boolean {
   return !isLoadingKv && !isMaskPending && numPendingTokens === 0
 }
 
-/** What it has computed will be computed again: below this, work is recomputation. */
+/** Records how far the sequence was computed before its blocks are lost: work up to there will count as recomputation. */
 function noteComputed(sequence: Sequence): void {
   const numComputed = Math.min(sequence.numComputedTokens, sequence.tokens.length)
   sequence.maxComputedTokens = Math.max(sequence.maxComputedTokens, numComputed)

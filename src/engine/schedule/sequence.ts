@@ -1,4 +1,4 @@
-/** One choice of one prompt: its tokens, how far they are computed, its blocks and its counts. Plain numbers, no compute. */
+/** One choice of one prompt: its tokens, how many of them are computed, its block table and its counters. */
 import type { SequenceCounters } from '../events.ts'
 import type { BlockHash } from './prefix-cache.ts'
 import type { SamplingState } from '../requests/sampling.ts'
@@ -37,7 +37,7 @@ class Int32Vector {
     this.#values[this.#length++] = value
   }
 
-  /** A copy with a buffer of its own (a view's buffer would be cloned whole on its way to a worker). */
+  /** A copy with its own buffer. Posting a view to a worker would clone its whole buffer. */
   slice(start = 0, end = this.#length): Int32Array {
     return this.#values.slice(start, Math.min(end, this.#length))
   }
@@ -59,49 +59,49 @@ interface SequenceOptions {
   /** Order of arrival. */
   readonly arrival: number
   readonly priority: number
-  /** Absent: everybody is one tenant. */
+  /** Absent: the sequence belongs to the one unnamed tenant. */
   readonly tenant?: string | undefined
   readonly promptTokens: readonly number[]
-  /** Index of its adapter; absent: none. */
+  /** Index of the LoRA adapter; absent: none. */
   readonly adapter?: number | undefined
-  /** Tokens to generate at most; 0: compute the prompt only. */
+  /** The most tokens to generate; 0: compute the prompt only. */
   readonly maxOutputTokens: number
   readonly sampling: SamplingState
-  /** -1: none; 0..20: log-probabilities of the prompt's tokens. */
+  /** N from 0 to 20: log-probabilities of the prompt's tokens and of the N most likely at each position. -1: none. */
   readonly promptLogprobs: number
-  /** First parent of its block hashes; null: neither served from the prefix cache nor put there. */
+  /** Parent hash of the first block; null: the sequence does not use the prefix cache. */
   readonly cacheRoot: BlockHash | null
-  /** Hashes of the prompt's blocks as far as they are known, one list for all choices of the prompt. */
+  /** Hashes of the prompt's first blocks, as many as were computed so far; all choices of the prompt share this list. */
   readonly promptHashes: BlockHash[]
-  /** Tokens are constrained by a grammar: its steps need a mask. */
+  /** A grammar constrains the tokens: every sampled row needs a mask. */
   readonly hasGrammar: boolean
   readonly lookup: PromptLookup | null
   readonly arrivedMs: number
 }
 
-/** Where a state was before a step whose row may turn out not to count. */
+/** Where the state was before a step that may be revoked. */
 interface StateUndo {
   readonly stepId: number
   readonly slot: number
   readonly isSealed: boolean
 }
 
-/** What a sequence holds of the pool of states (state-slots.ts). */
+/** The slots of the state pool that a sequence holds (state-slots.ts). */
 export interface SequenceState {
-  /** Holds the state after its computed tokens; -1: it has none yet. */
+  /** The slot with the state after the computed tokens; -1: none yet. */
   slot: number
   isSealed: boolean
-  /** A sealed slot whose text is not published yet: the step was planned ahead of its tokens. */
+  /** A sealed slot that is not published as a snapshot yet: its step was planned before all of its tokens were known. */
   border: { readonly slot: number; readonly numTokens: number; readonly stepId: number } | null
-  /** Of its steps in flight that may be revoked, in their order. Each has a hold on its slot. */
+  /** One entry per step in flight that may be revoked, oldest first. Each entry holds its slot. */
   undo: StateUndo[]
-  /** The newest snapshot behind the prompt: the next one takes its place. */
+  /** The newest snapshot after the prompt; the next one replaces it. */
   newest: BlockHash | null
-  /** A border inside the prompt where another text may leave it: a snapshot is wanted there. */
+  /** A block border in the prompt, in tokens, where other texts may diverge: a snapshot is wanted there. 0: none. */
   branch: number
 }
 
-/** The state of a sequence that has not begun. */
+/** The state of a sequence that has computed nothing. */
 export const newSequenceState = (): SequenceState => ({
   slot: -1,
   isSealed: false,
@@ -129,43 +129,43 @@ export class Sequence {
   /** Prompt and output tokens known to the host. */
   readonly tokens: Int32Vector
   readonly blockTable = new Int32Vector()
-  /** Chained hashes of its full blocks, as far as they were needed. */
+  /** Chained hashes of the full blocks, as many as were needed so far. */
   readonly blockHashes: BlockHash[] = []
   readonly counters: MutableCounters
 
-  /** Its slots of the pool of states, in models that have one. */
+  /** Slots of the state pool, in models that keep states. */
   state: SequenceState = newSequenceState()
   status: SequenceStatus = 'waiting'
-  /** Tokens whose K and V are in the pool once the planned steps have run. */
+  /** Tokens whose K and V are in the pool after all planned steps. */
   numComputedTokens = 0
-  /** The most tokens it ever had computed: below it, work after a preemption is recomputation. */
+  /** The most tokens that were ever computed. After a preemption, work up to here counts as recomputation. */
   maxComputedTokens = 0
-  /** Tokens planned steps will draw and the host does not know yet: 0 or 1, or 1 + drafts. */
+  /** Tokens that planned steps draw and the host does not know yet: 0, 1, or 1 + drafts. */
   numPendingTokens = 0
-  /** The sample row that draws the pending token, and its step. */
+  /** The sample row that draws the pending token, and in `pendingStepId` its step. */
   pendingSampleRow = -1
   pendingStepId = -1
-  /** Output tokens there are once the pending ones are known. */
+  /** Output tokens once the pending ones are known. */
   #numPlannedTokens = 0
-  /** Its first blocks known to the prefix cache. */
+  /** Number of leading blocks that are in the prefix cache. */
   numPublishedBlocks = 0
-  /** Tokens to verify in its next decode step. */
+  /** Draft tokens to verify in the next decode step. */
   drafts: readonly number[] = []
-  /** Tokens allowed next, by its grammar. */
+  /** Tokens that the grammar allows next; u32[ceil(vocab / 32)]. */
   mask: Uint32Array | null = null
   /** The mask is being computed. */
   isMaskPending = false
-  /** A step's layers were computed before the mask came: not to be scheduled before it does. */
+  /** A step reached its sampling before the mask arrived. The sequence must not be scheduled until the mask is there. */
   isMaskLate = false
-  /** Blocks of a KV tier are on their way: not to be scheduled yet. */
+  /** Its blocks are being loaded from a KV tier: it must not be scheduled yet. */
   isLoadingKv = false
-  /** The KV tiers were asked for its prefix. */
+  /** Its prefix was already looked up in the KV tiers. */
   isKvLookedUp = false
-  /** Guesses its next tokens; null: not to be. */
+  /** Drafts its next tokens (prompt lookup); null: no speculation. */
   readonly lookup: PromptLookup | null
-  /** It has something to guess by: its next step is planned when its newest token is known. */
+  /** Drafts are likely, so its next step is planned only once its newest token is known. */
   wantsDrafts = false
-  /** Since when it waits, for the `scheduled` event. */
+  /** When it began to wait, for the `scheduled` event. */
   waitingSinceMs: number
 
   constructor(options: SequenceOptions) {
@@ -188,7 +188,7 @@ export class Sequence {
     this.counters = newCounters(this.numPromptTokens, options.arrivedMs)
   }
 
-  /** Known and pending tokens. */
+  /** Number of known and pending tokens. */
   get numTokens(): number {
     return this.tokens.length + this.numPendingTokens
   }
@@ -197,31 +197,31 @@ export class Sequence {
     return this.tokens.length - this.numPromptTokens
   }
 
-  /** Everything but the newest token is computed: the next step is a decode step. */
+  /** All tokens but the newest are computed: the next step is a decode step. */
   get isDecoding(): boolean {
     return this.numTokens > this.numPromptTokens && this.numTokens - this.numComputedTokens === 1
   }
 
-  /** No step may be planned past the tokens it may still generate. */
+  /** Whether it may generate more tokens than are known and pending. */
   get wantsMoreTokens(): boolean {
     return this.numOutputTokens + this.numPendingTokens < this.maxOutputTokens
   }
 
   /**
-   * Its next decode step can be planned before the pending token is known: the mask for it may follow. Not behind drafts: the step would take for granted
-   * that all of them hold, and a token behind them. Where they do not, the sequence has lost a step to save the time between two, 15 % of one at most
-   * (bench/results/serve-runahead-1.json): that pays only if they hold in seven of eight steps.
+   * Whether its next decode step can be planned before the pending token is known; a mask may follow later. Not after drafts: such a step would
+   * assume that all drafts are accepted, and be lost otherwise. Planning ahead saves at most 15 % of a step
+   * (bench/results/serve-runahead-1.json), so it would pay only if all drafts were accepted in seven of eight steps.
    */
   get canRunAhead(): boolean {
     return !this.wantsDrafts && this.numPendingTokens <= 1
   }
 
-  /** The mask of its next token is not known yet: it is being computed, or depends on a pending token. */
+  /** Whether the mask of its next token is unknown: it is being computed, or depends on a pending token. */
   get isUnmasked(): boolean {
     return this.isMaskPending || (this.hasGrammar && this.numPendingTokens > 0)
   }
 
-  /** A planned step draws so many tokens for it. */
+  /** Records that a planned step draws `numTokens` tokens for it. */
   addPending(numTokens: number, sampleRow: number, stepId: number): void {
     this.numPendingTokens += numTokens
     this.pendingSampleRow = sampleRow
@@ -229,13 +229,13 @@ export class Sequence {
     this.#numPlannedTokens = this.numOutputTokens + this.numPendingTokens
   }
 
-  /** The pending token continues one that was drawn without its mask: neither counts. Nothing may continue it. */
+  /** Whether the pending token follows a token that was revoked for want of its mask. It will be dropped, so no step may continue it. */
   get isPendingVoid(): boolean {
     return this.numPendingTokens > 0 && this.numOutputTokens + this.numPendingTokens !== this.#numPlannedTokens
   }
 }
 
-/** The counts of a sequence that just arrived. */
+/** The counters of a sequence that has just arrived. */
 export function newCounters(numPromptTokens: number, arrivedMs: number): MutableCounters {
   return {
     numPromptTokens,

@@ -1,16 +1,16 @@
 /**
- * Who has which slot of the pool of states (models whose layers keep a state beside K and V), and which slots hold the state at a block border of
- * a known text: snapshots, by which the prefix cache works for such models too. Holds no data.
+ * Assigns the slots of the state pool, for models with layers that keep a recurrent state besides K and V. Only bookkeeping: the backend has
+ * the data. Some slots are snapshots: they hold the state at a block border of a known text, so that the prefix cache works for these models too.
  *
- * A step reads a sequence's state from one slot and writes it to one, the same or another. A slot whose state is to be kept is sealed: the sequence's
- * next step reads it and writes elsewhere, so a snapshot costs no copy, and any number of sequences can go on from it.
+ * A step reads a sequence's state from one slot and writes it to the same or another slot. A slot that is to be kept is sealed: the sequence's
+ * next step reads it but writes elsewhere. So a snapshot costs no copy, and any number of sequences can continue from it.
  */
 import { BlockPool } from './block-pool.ts'
 import type { BlockContents } from './block-pool.ts'
 import type { BlockHash, PrefixMatch } from './prefix-cache.ts'
 import { newSequenceState, type Sequence, type SequenceState } from './sequence.ts'
 
-/** Where a step finds a sequence's state (-1: nowhere, it begins) and where it leaves it. */
+/** The slot that a step reads a sequence's state from (-1: the sequence begins) and the slot that it writes. */
 export interface StateUse {
   readonly read: number
   readonly write: number
@@ -19,13 +19,13 @@ export interface StateUse {
 interface Snapshot {
   readonly slot: number
   readonly hash: BlockHash
-  /** The step that writes it: read by a later one. */
+  /** The step that writes the slot. Only later steps may read it. */
   readonly stepId: number
 }
 
 /**
- * The next border at which a snapshot of a sequence's state is wanted: where its tokens leave a known text, and the last one before its newest token. null:
- * none is.
+ * The next block border, in tokens, at which a snapshot of a sequence's state is wanted: where its tokens diverge from a known text, else the
+ * last border before its newest token. null: none.
  */
 export function snapshotBorder(sequence: Sequence, blockSize: number): number | null {
   if (sequence.cacheRoot === null) return null
@@ -61,12 +61,12 @@ class Snapshots implements BlockContents {
   }
 }
 
-/** Slots of the state pool: running states and snapshots at block borders. */
+/** The slots of the state pool: states of running sequences, and snapshots at block borders. */
 export class StateSlots {
   readonly #blockSize: number
   readonly #snapshots = new Snapshots()
   readonly #pool: BlockPool
-  /** Given up, but maybe read by the step planned last: free for the next one. */
+  /** Released slots that the step planned last may still read. The next plan may use them. */
   readonly #retired: number[] = []
 
   constructor(numSlots: number, blockSize: number) {
@@ -74,24 +74,24 @@ export class StateSlots {
     this.#pool = new BlockPool(numSlots, this.#snapshots)
   }
 
-  /** Slots without users; snapshots are among them. */
+  /** Slots that no sequence holds, including snapshots. */
   get numFree(): number {
     return this.#pool.numFree
   }
 
-  /** Slots with users, those that wait for the next plan not counted. */
+  /** Slots that sequences hold, without those that become free with the next plan. */
   get numHeld(): number {
     const isGivenUp = (slot: number) =>
       this.#retired.filter((other) => other === slot).length === this.#pool.refCount(slot)
     return this.#pool.numBlocks - this.#pool.numFree - [...new Set(this.#retired)].filter(isGivenUp).length
   }
 
-  /** A plan begins: what the one before read can be written. */
+  /** Begins a plan: slots that only the previous plan's step reads become free. */
   beginPlan(): void {
     this.#pool.release(this.#retired.splice(0))
   }
 
-  /** Of a match as many blocks as there is a snapshot for, to be read by step `stepId`; nothing of a block, for a state stands at its border. */
+  /** Cuts a match to the longest prefix with a snapshot that step `stepId` can read. Partial blocks are dropped: states exist at borders only. */
   match(sequence: Sequence, { blocks, missReason }: PrefixMatch, stepId: number): PrefixMatch {
     const numBlocks = this.#find(sequence.blockHashes, blocks.length, stepId)
     const isCut = numBlocks < blocks.length
@@ -104,7 +104,7 @@ export class StateSlots {
     }
   }
 
-  /** A running sequence is about to leave a snapshot of the same text, further on than the match: computing it twice helps nobody. */
+  /** Whether a running sequence is about to create a snapshot of the same text, beyond the match. Waiting for it saves computing that text twice. */
   isAwaited(sequence: Sequence, match: PrefixMatch, running: readonly Sequence[]): boolean {
     if (match.missReason === 'disabled') return false
     return running.some((other) => {
@@ -116,7 +116,7 @@ export class StateSlots {
     })
   }
 
-  /** Gives a sequence the snapshot of its first `numBlocks` blocks to go on from; 0: it begins. */
+  /** Lets a sequence continue from the snapshot of its first `numBlocks` blocks; 0: it begins without a state. */
   adopt(sequence: Sequence, numBlocks: number): void {
     const snapshot = numBlocks === 0 ? undefined : this.#snapshots.byHash.get(sequence.blockHashes[numBlocks - 1] ?? '')
     if (snapshot === undefined) return
@@ -131,15 +131,15 @@ export class StateSlots {
     return hasOwn || this.#pool.numFree > 0
   }
 
-  /** Whether the next step of each can be revoked: where a mask comes too late, the state has to be what it was, and is kept in a slot until then. */
+  /** Whether enough slots are free to make the next step of each revocable: if a mask comes too late, the state before the step is needed again. */
   canRevoke(sequences: readonly Sequence[]): boolean {
     return sequences.filter(({ isUnmasked }) => isUnmasked).length <= this.#pool.numFree
   }
 
   /**
-   * Slots of a step that computes a sequence's tokens up to `end`. After `canAdvance`.
-   * @param isKept the state is to be kept as a snapshot
-   * @param isRevocable the state before it is needed until the step is confirmed: takes a free slot
+   * Assigns the slots of a step that computes a sequence's tokens up to `end`. Call only if `canAdvance` is true.
+   * @param isKept keep the new state as a snapshot
+   * @param isRevocable keep the previous state until the step is confirmed or revoked; takes a free slot
    */
   advance(sequence: Sequence, end: number, isKept: boolean, stepId: number, isRevocable = false): StateUse {
     const { state } = sequence
@@ -149,13 +149,13 @@ export class StateSlots {
       const [fresh] = this.#pool.allocate(1) ?? []
       if (fresh === undefined || read < 0) throw new Error('a sequence has no second slot for its state')
       write = fresh
-      // A border holds the slot too, and goes on doing so.
+      // The border and the undo entry each hold the slot.
       if (state.border?.slot === read) this.#pool.acquire(read)
       state.undo.push({ stepId, slot: read, isSealed: state.isSealed })
     } else if (read < 0 || state.isSealed) {
       const [fresh] = this.#pool.allocate(1) ?? []
       if (fresh === undefined) {
-        // The only one that has this slot may as well write it; the snapshot is lost.
+        // No slot is free, but no other sequence holds this one: overwrite it and lose the snapshot.
         if (read < 0 || this.#pool.refCount(read) !== 1) throw new Error('a sequence has no slot for its state')
         this.#snapshots.forget(read)
         if (state.border?.slot === read) state.border = null
@@ -173,13 +173,13 @@ export class StateSlots {
     return { read, write }
   }
 
-  /** The first of a sequence's revocable steps counts. */
+  /** Confirms the oldest of a sequence's revocable steps: the state before it is no longer needed. */
   confirm({ state }: Sequence): void {
     const first = state.undo.shift()
     if (first !== undefined) this.#pool.release([first.slot])
   }
 
-  /** The first of a sequence's revocable steps does not count, nor do those behind it: its state is what it was. */
+  /** Revokes the oldest of a sequence's revocable steps and all after it: restores the state before it. */
   revoke({ state }: Sequence): void {
     const [first, ...others] = state.undo.splice(0)
     if (first === undefined) return
@@ -191,11 +191,11 @@ export class StateSlots {
     this.#pool.release([slot, ...others.map((undo) => undo.slot)])
     state.slot = first.slot
     state.isSealed = first.isSealed
-    // Its border holds it already.
+    // The border already holds this slot.
     if (state.border?.slot === first.slot) this.#pool.release([first.slot])
   }
 
-  /** Tokens of a sequence are known that were not: its border may have become a snapshot. `chain`: hashes of its blocks. */
+  /** Call when more of a sequence's tokens are known: publishes its border as a snapshot if its text is complete. `chain`: hashes of its blocks. */
   publish(sequence: Sequence, chain: readonly BlockHash[]): void {
     const { state } = sequence
     const { border } = state
@@ -211,7 +211,7 @@ export class StateSlots {
     this.#dropBorder(state)
   }
 
-  /** The sequence ends or starts over. */
+  /** Releases all slots of a sequence that ends or starts over. */
   release(sequence: Sequence): void {
     const { state } = sequence
     this.#dropBorder(state)
@@ -220,12 +220,12 @@ export class StateSlots {
     sequence.state = newSequenceState()
   }
 
-  /** The pool's content is lost. */
+  /** Forgets all snapshots, after the pool's content was lost. */
   clear(): void {
     this.#snapshots.clear()
   }
 
-  /** The longest prefix of at most `numBlocks` blocks of a chain whose state can be read by step `stepId`, in blocks. */
+  /** The length, in blocks and at most `numBlocks`, of the longest prefix of a chain with a snapshot that step `stepId` can read. */
   #find(chain: readonly BlockHash[], numBlocks: number, stepId: number): number {
     for (let count = numBlocks; count > 0; count--) {
       const snapshot = this.#snapshots.byHash.get(chain[count - 1] ?? '')
@@ -234,11 +234,11 @@ export class StateSlots {
     return 0
   }
 
-  /** Gives up the hold on a border that the sequence has gone on from. */
+  /** Drops the sequence's border, and with it the hold on a slot that the sequence no longer writes. */
   #dropBorder(state: SequenceState): void {
     const { border } = state
     state.border = null
-    // The step being planned may read it.
+    // The step being planned may still read this slot.
     if (border !== null && border.slot !== state.slot) this.#retired.push(border.slot)
   }
 

@@ -1,23 +1,23 @@
-/** A step while it is being planned: rows, samples and what is left of the budget. */
+/** A step while it is being planned: its rows, its samples and the rest of its budget. */
 import type { PrefixMatch } from './prefix-cache.ts'
 import type { SampleSpec, SequencePlan, StepPlan } from '../runner/runner.ts'
 import type { Sequence } from './sequence.ts'
 import { snapshotBorder } from './state-slots.ts'
 import type { StateSlots, StateUse } from './state-slots.ts'
 
-/** What one step does for one sequence. */
+/** The work of one step for one sequence. */
 export interface ScheduledSequence {
   readonly sequence: Sequence
   readonly startPosition: number
   readonly numTokens: number
-  /** Tokens to verify: the last `drafts.length` of numTokens. */
+  /** Draft tokens to verify: the last `drafts.length` of the `numTokens` tokens. */
   readonly drafts: readonly number[]
   readonly numSampleRows: number
-  /** Its mask is not known yet: what it draws may not count. */
+  /** The mask is not known yet: the drawn token may be dropped. */
   readonly isUnmasked: boolean
-  /** Before its first token: a prefill chunk in the sense of the counters. */
+  /** The sequence has no output yet: the counters count this work as a prefill chunk. */
   readonly isPrefill: boolean
-  /** Preemptions at planning time: another number later means its blocks are gone. */
+  /** The sequence's preemptions at planning time: if the number differs later, its blocks have been released. */
   readonly epoch: number
 }
 
@@ -27,10 +27,10 @@ interface Admission {
   readonly match: PrefixMatch
 }
 
-/** A row that is planned before its mask is known. */
+/** A sample row that is planned before its mask is known. */
 export interface UnmaskedRow {
   readonly sequence: Sequence
-  /** Output tokens of the sequence that its mask depends on. */
+  /** How many output tokens of the sequence the mask depends on. */
   readonly numOutputTokens: number
 }
 
@@ -38,7 +38,7 @@ export interface ScheduledStep {
   readonly plan: StepPlan
   readonly sequences: readonly ScheduledSequence[]
   readonly admitted: readonly Admission[]
-  /** Rows whose masks are not known yet, by their sample row. */
+  /** Rows without a mask yet, by index of the sample row. */
   readonly unmasked: ReadonlyMap<number, UnmaskedRow>
   readonly numRows: number
   readonly numPrefillTokens: number
@@ -46,15 +46,15 @@ export interface ScheduledStep {
 }
 
 export interface StepBounds {
-  /** Rows (tokens) a step may have. */
+  /** The most rows (tokens) per step. */
   readonly maxNumBatchedTokens: number
-  /** Rows a step may sample. */
+  /** The most sampled rows per step. */
   readonly maxSampleRows: number
-  /** Tokens of a block. */
+  /** Tokens per block. */
   readonly blockSize: number
 }
 
-/** Planning failed over one sequence; the others are not to blame. */
+/** Planning failed because of one sequence. The runner fails that sequence; the others continue. */
 export class SequenceFault extends Error {
   override readonly name = 'SequenceFault'
   readonly sequence: Sequence
@@ -65,7 +65,7 @@ export class SequenceFault extends Error {
   }
 }
 
-/** A step in planning. Rows and samples are taken from its budget. */
+/** A step while it is being planned. Each addition takes rows and samples from its budget. */
 export class StepDraft {
   readonly stepId: number
   readonly admitted: Admission[] = []
@@ -82,7 +82,7 @@ export class StepDraft {
   #numPrefillTokens = 0
   #numDecodeTokens = 0
 
-  /** @param states null: the model keeps none */
+  /** @param states null when the model keeps no states */
   constructor(stepId: number, options: StepBounds, states: StateSlots | null) {
     this.stepId = stepId
     this.#blockSize = options.blockSize
@@ -99,12 +99,12 @@ export class StepDraft {
     return this.#numDecodeTokens
   }
 
-  /** Prompt tokens that it has room for. */
+  /** Prompt tokens that still fit. */
   get prefillBudget(): number {
     return Math.max(0, Math.min(this.budget, this.#maxPrefillTokens - this.#numPrefillTokens))
   }
 
-  /** Takes at most so many prompt tokens. */
+  /** Limits the step to `numTokens` prompt tokens. */
   boundPrefill(numTokens: number): void {
     this.#maxPrefillTokens = numTokens
   }
@@ -113,18 +113,18 @@ export class StepDraft {
     return this.#sequences.has(sequence)
   }
 
-  /** Rows left for drafts when this sequence and `numOthers` more need one each. */
+  /** Rows left for drafts after this sequence and `numOthers` others get one row each. */
   roomForDrafts(numOthers: number): number {
     const left = Math.min(this.budget, this.#maxSampleRows - this.#numSampleRows)
     return Math.max(0, left - 1 - numOthers)
   }
 
-  /** The newest token, and drafts after it. Throws SequenceFault. */
+  /** Adds a decode step: the newest token, and drafts after it. Throws SequenceFault. */
   addDecode(sequence: Sequence, drafts: readonly number[]): void {
     blaming(sequence, () => this.#addDecode(sequence, drafts))
   }
 
-  /** As much of what is not computed as the budget allows; a token is sampled when nothing is left. Throws SequenceFault. */
+  /** Adds as many uncomputed tokens as the budget allows. A token is sampled if the chunk reaches the last of them. Throws SequenceFault. */
   addChunk(sequence: Sequence): void {
     blaming(sequence, () => this.#addChunk(sequence))
   }
@@ -168,7 +168,7 @@ export class StepDraft {
     const end = this.#chunkEnd(sequence, start + this.prefillBudget)
     const samples =
       end === sequence.tokens.length && sequence.wantsMoreTokens && this.#numSampleRows < this.#maxSampleRows
-    // Without room to sample, the last token waits for a step that has it.
+    // Without a free sample row, the last token waits for a later step.
     const last = end === sequence.tokens.length && sequence.wantsMoreTokens && !samples ? end - 1 : end
     if (last <= start) return
     sequence.counters.numRecomputedTokens += Math.max(0, Math.min(last, sequence.maxComputedTokens) - start)
@@ -177,7 +177,7 @@ export class StepDraft {
     this.#add(sequence, { ids: sequence.tokens.slice(start, last) }, [], sample, promptScores(sequence, start, last))
   }
 
-  /** Where a chunk that may go up to `most` ends: at the next border where a snapshot of the state is wanted, if that comes first. */
+  /** Where a chunk ends: at the next border where a snapshot of the state is wanted, but at `most` at the latest. */
   #chunkEnd(sequence: Sequence, most: number): number {
     const end = Math.min(sequence.tokens.length, most)
     const border = this.#states === null ? null : snapshotBorder(sequence, this.#blockSize)
@@ -233,7 +233,7 @@ function blaming(sequence: Sequence, add: () => void): void {
   }
 }
 
-/** Prompt scoring of input tokens start .. end - 1: each one's successor in the prompt; the last has none. */
+/** Score rows for prompt tokens start .. end - 1. Each row scores the next prompt token; the last prompt token has none. */
 function promptScores(sequence: Sequence, start: number, end: number): SequencePlan['score'] {
   if (sequence.promptLogprobs < 0) return null
   const targets = sequence.tokens.slice(start + 1, Math.min(end + 1, sequence.numPromptTokens))
