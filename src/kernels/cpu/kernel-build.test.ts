@@ -1,3 +1,5 @@
+import { execFile } from 'node:child_process'
+import { promisify } from 'node:util'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import {
   BLOCK_SIZE,
@@ -40,6 +42,17 @@ test('a backend takes what the probe finds here', async () => {
   expect(backend.info.driver).toBe(given.info.driver)
   await backend.close()
   await given.close()
+})
+
+test('a process that has nothing else to do waits for its kernels', async () => {
+  const url = (file: string) => JSON.stringify(new URL(file, import.meta.url))
+  const program = `
+    import { readFileSync } from 'node:fs'
+    import { compile } from ${url('./host.js')}
+    await compile(readFileSync(new URL(${url('./kernels.wasm')})))
+    process.stdout.write('compiled')`
+  const { stdout } = await promisify(execFile)(process.execPath, ['--input-type=module', '-e', program])
+  expect(stdout).toBe('compiled')
 })
 
 const [ROWS, OUTPUTS, INPUTS] = [7, 40, 768]
