@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-// Rewrites docs/benchmarks.md and the README's five numbers from bench/results/*.json: node scripts/benchmarks.mjs
+// Rewrites docs/benchmarks.md and the README's numbers from bench/results/*.json: node scripts/benchmarks.mjs
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -267,9 +267,9 @@ rewrite('README.md', [
   '| | |',
   '|---|---|',
   `| start to ready, bundled model | ${number(cpu.readySeconds, 1)} s |`,
-  `| SmolLM2-135M shape in Q8_0, 2 CPU cores, decode | ${number(q8[0].decodeTokensPerSecond)} tokens/s, ${number(decodeRatio, 2)} × ${q8[1].name} |`,
+  `| a model of SmolLM2-135M's size, random weights, Q8_0, 2 CPU cores, decode | ${number(q8[0].decodeTokensPerSecond)} tokens/s, ${number(decodeRatio, 2)} × ${q8[1].name} |`,
   `| first token, shared prefix of ${number(prefix.tokens)} tokens | ${number(prefix.coldTtftMs)} ms cold, ${number(prefix.warmTtftMs)} ms cached |`,
-  `| cost of tracing in throughput, 4 clients | ${number(Math.max(0, -tracing.differencePercent), 1)} %, of pairs of rounds that differ by up to ${number(tracing.spreadPercent)} points |`,
+  `| cost of tracing in throughput, 4 clients | ${number(Math.max(0, -tracing.differencePercent), 1)} %; single pairs of rounds differ by up to ${number(tracing.spreadPercent)} points |`,
   '| on a graphics card | not measured: no card was available |',
 ])
 
