@@ -33,7 +33,6 @@ import type { ModelInfo, Runner, RunnerProblem } from './runner/runner.ts'
 import type { Sequence } from './schedule/sequence.ts'
 import { Scheduler } from './schedule/scheduler.ts'
 import { StepTimes } from './schedule/step-times.ts'
-
 import { StepLoop } from './step-loop.ts'
 import type { Tokenizer } from './tokenizer.ts'
 import { markersOf, toolCallFormat, type ToolCallParserName } from './tool-calls/tool-call-formats.ts'

@@ -61,79 +61,87 @@ interface Running {
 /** Turns engine events into `llm.prefill` and `llm.decode`, and gives the request's trace its counts. */
 export class TracingSubscriber implements EngineSubscriber {
   readonly name = 'tracing'
-  private readonly parts: EngineSubscriberParts
-  private readonly running = new Map<string, Running>()
-  private readonly kv: KvTracing
-  private readonly steps: StepTracing | null
+  readonly #parts: EngineSubscriberParts
+  readonly #running = new Map<string, Running>()
+  readonly #kv: KvTracing
+  readonly #steps: StepTracing | null
 
   constructor(parts: EngineSubscriberParts) {
-    this.parts = parts
+    this.#parts = parts
     const { tracer, registry, find, openLazy, detail } = parts
-    this.steps =
+    this.#steps =
       tracer && (detail === 'steps' || detail === 'kernels')
         ? createStepTracing({
             tracer,
             registry,
             find,
-            decodeStartMs: (requestId) => this.running.get(requestId)?.firstTokenMs ?? null,
+            decodeStartMs: (requestId) => this.#running.get(requestId)?.firstTokenMs ?? null,
             withKernels: detail === 'kernels',
           })
         : null
-    this.kv = new KvTracing({
+    this.#kv = new KvTracing({
       registry,
-      hasSpans: this.steps !== null,
+      hasSpans: this.#steps !== null,
       traceOf: (requestId) => find(requestId) ?? openLazy(requestId),
-      firstTokenMs: (requestId) => this.running.get(requestId)?.firstTokenMs ?? null,
+      firstTokenMs: (requestId) => this.#running.get(requestId)?.firstTokenMs ?? null,
     })
   }
 
-  /** Requests between their first `queued` and their last `finished`. */
+  /** Requests and KV operations in flight. */
   get size(): number {
-    return this.running.size + this.kv.size
+    return this.#running.size + this.#kv.size
   }
 
   onEvent(event: EngineEvent): void {
     switch (event.type) {
       case 'grammar': {
         const { durationUs, isCached, ok, atMs } = event
-        this.parts
+        this.#parts
           .find(event.requestId)
           ?.event('grammar.compiled', { duration_us: durationUs, cached: isCached, ok }, atMs)
         return
       }
       case 'queued':
-        return this.onQueued(event)
+        return this.#onQueued(event)
       case 'scheduled':
-        return this.onScheduled(event)
+        return this.#onScheduled(event)
       case 'prefillChunk': {
-        const running = this.running.get(event.requestId)
+        const running = this.#running.get(event.requestId)
         if (running) running.numChunks += 1
         return running?.trace.touch()
       }
       case 'firstToken':
-        return this.onFirstToken(event)
+        return this.#onFirstToken(event)
       case 'preempted': {
-        const running = this.running.get(event.requestId)
+        const running = this.#running.get(event.requestId)
         running?.trace.event('request.preempted', { choice: choiceOf(running, event.choice) }, event.atMs)
         return
       }
       case 'finished':
-        return this.onFinished(event)
+        return this.#onFinished(event)
       case 'kvSubmitted':
-        return this.kv.onSubmitted(event)
+        return this.#kv.onSubmitted(event)
       case 'kvDone':
-        return this.kv.onDone(event)
+        return this.#kv.onDone(event)
       case 'step':
-        for (const requestId of event.requestIds) this.running.get(requestId)?.trace.touch()
-        this.steps?.onStep(event)
+        for (const requestId of event.requestIds) this.#running.get(requestId)?.trace.touch()
+        this.#steps?.onStep(event)
+        return
+      // What the request's trace itself publishes.
+      case 'requestAccepted':
+      case 'requestStarted':
+      case 'requestFinished':
+        return
+      default:
+        throw new Error(`unknown event ${String(event satisfies never)}`)
     }
   }
 
-  private onQueued(event: QueuedEvent): void {
-    let running = this.running.get(event.requestId)
+  #onQueued(event: QueuedEvent): void {
+    let running = this.#running.get(event.requestId)
     if (!running) {
-      const known = this.parts.find(event.requestId)
-      const trace = known ?? this.parts.openLazy(event.requestId)
+      const known = this.#parts.find(event.requestId)
+      const trace = known ?? this.#parts.openLazy(event.requestId)
       if (!trace) return
       running = {
         trace,
@@ -150,18 +158,18 @@ export class TracingSubscriber implements EngineSubscriber {
         errorCode: null,
         error: null,
       }
-      this.running.set(event.requestId, running)
+      this.#running.set(event.requestId, running)
       trace.event('request.queued', {}, event.atMs)
       const { requestId } = event
       // The watchdog and the shutdown close a trace before the last `finished`.
-      trace.beforeClose(() => this.settle(requestId))
+      trace.beforeClose(() => this.#settle(requestId))
     }
     running.numQueued += 1
     running.trace.facts.accepted(event.numPromptTokens, event.choice % choicesPerPrompt(running) === 0)
   }
 
-  private onScheduled(event: ScheduledEvent): void {
-    const running = this.running.get(event.requestId)
+  #onScheduled(event: ScheduledEvent): void {
+    const running = this.#running.get(event.requestId)
     if (!running) return
     const { trace } = running
     trace.event(
@@ -178,24 +186,24 @@ export class TracingSubscriber implements EngineSubscriber {
     if (running.firstScheduledMs !== null) return
     running.firstScheduledMs = event.atMs
     running.queueMicros = Math.round(event.waitUs)
-    this.open(trace, 'llm.prefill', event.atMs)
+    this.#open(trace, 'llm.prefill', event.atMs)
   }
 
-  private onFirstToken(event: FirstTokenEvent): void {
-    const running = this.running.get(event.requestId)
+  #onFirstToken(event: FirstTokenEvent): void {
+    const running = this.#running.get(event.requestId)
     if (!running || running.firstTokenMs !== null) return
     running.firstTokenMs = event.atMs
     running.firstStepId = event.stepId
     const { trace } = running
-    this.logPrefill(running, event.atMs)
-    const decode = this.open(trace, 'llm.decode', event.atMs)
+    this.#logPrefill(running, event.atMs)
+    const decode = this.#open(trace, 'llm.decode', event.atMs)
     if (decode) trace.event('llm.first_token', {}, event.atMs, { span: decode, name: 'llm.decode' })
   }
 
   /** Writes the log line of a complete prefill. Its span must still be open, because the line names it. */
-  private logPrefill(running: Running, endMs: number): void {
+  #logPrefill(running: Running, endMs: number): void {
     const { trace } = running
-    const prefill = this.parts.registry.get(trace.requestId, 'llm.prefill')
+    const prefill = this.#parts.registry.get(trace.requestId, 'llm.prefill')
     const { hits, misses } = cachedOf(running)
     runIn(prefill?.context ?? trace.context, () =>
       trace.log.info(SPANS['llm.prefill'].logEvent, {
@@ -208,42 +216,42 @@ export class TracingSubscriber implements EngineSubscriber {
     )
   }
 
-  private onFinished(event: FinishedEvent): void {
-    const running = this.running.get(event.requestId)
+  #onFinished(event: FinishedEvent): void {
+    const running = this.#running.get(event.requestId)
     if (!running) return
     running.ended.push({ choice: event.choice, reason: event.reason, stop: event.stop, counters: event.counters })
     running.errorCode ??= event.errorCode
     running.error ??= event.error ?? null
     const expected = Math.max(running.numQueued, running.trace.facts.generation?.numChoices ?? 1)
     if (running.ended.length < expected) return
-    this.settle(event.requestId, event.atMs)
+    this.#settle(event.requestId, event.atMs)
   }
 
   /** Ends the request's phases and reports its counts: either the engine is done, or the trace is being closed. */
-  private settle(requestId: string, atMs: number = performance.now()): void {
-    const running = this.running.get(requestId)
+  #settle(requestId: string, atMs: number = performance.now()): void {
+    const running = this.#running.get(requestId)
     if (!running) return
-    this.running.delete(requestId)
+    this.#running.delete(requestId)
     const { trace } = running
     try {
       const isCut = running.ended.length === 0
       const summary = summarize(running.ended, choicesPerPrompt(running))
       const phases = isCut ? { ...summary, ...knownOf(running) } : summary
       if (!isCut) trace.setPhases(phases)
-      this.endPrefill(running, phases, atMs)
-      this.endDecode(running, phases, atMs)
-      this.steps?.forget(requestId)
+      this.#endPrefill(running, phases, atMs)
+      this.#endDecode(running, phases, atMs)
+      this.#steps?.forget(requestId)
       if (running.isLazy) trace.finish({ ending: LAZY_ENDINGS[phases.stopReason], status: null })
     } finally {
       running.release()
     }
   }
 
-  private endPrefill(running: Running, phases: RequestSummary, atMs: number): void {
+  #endPrefill(running: Running, phases: RequestSummary, atMs: number): void {
     const { trace } = running
     const isScored = phases.stopReason === 'length' && phases.firstTokenMs === null && phases.prefillEndMs !== null
-    if (isScored) this.logPrefill(running, phases.prefillEndMs)
-    const span = this.parts.registry.pop(trace.requestId, 'llm.prefill')?.span
+    if (isScored) this.#logPrefill(running, phases.prefillEndMs)
+    const span = this.#parts.registry.pop(trace.requestId, 'llm.prefill')?.span
     if (!span) return
     span.setAttributes(
       trace.checked('llm.prefill', {
@@ -261,13 +269,13 @@ export class TracingSubscriber implements EngineSubscriber {
     )
     const endMs = running.firstTokenMs ?? (isScored ? phases.prefillEndMs : atMs)
     if (phases.firstTokenMs === null) markCut(span, phases, running, endMs)
-    this.kv.prefillEnded(trace, endMs)
+    this.#kv.prefillEnded(trace, endMs)
     span.end(trace.time(endMs))
   }
 
-  private endDecode(running: Running, phases: RequestSummary, atMs: number): void {
+  #endDecode(running: Running, phases: RequestSummary, atMs: number): void {
     const { trace } = running
-    const found = this.parts.registry.pop(trace.requestId, 'llm.decode')
+    const found = this.#parts.registry.pop(trace.requestId, 'llm.decode')
     if (!found) return
     const { span, context } = found
     const steps = phases.stepMicros
@@ -294,8 +302,8 @@ export class TracingSubscriber implements EngineSubscriber {
         'llm.draft.accepted': phases.numDraftTokens ? phases.numAcceptedTokens : undefined,
         'llm.gpu.us': phases.decodeGpuMicros,
         'llm.gpu.share_us': phases.decodeGpuShareMicros,
-        'llm.sched.first_step': this.steps ? running.firstStepId : undefined,
-        'llm.sched.last_step': this.steps?.lastStepOf(trace.requestId),
+        'llm.sched.first_step': this.#steps ? running.firstStepId : undefined,
+        'llm.sched.last_step': this.#steps?.lastStepOf(trace.requestId),
       }),
     )
     const endMs = phases.lastTokenMs ?? atMs
@@ -309,8 +317,8 @@ export class TracingSubscriber implements EngineSubscriber {
     span.end(trace.time(endMs))
   }
 
-  private open(trace: RequestTrace, name: 'llm.prefill' | 'llm.decode', atMs: number): Span | null {
-    const context = this.parts.registry.getContext(trace.requestId, ROOT_SPAN) ?? ROOT_CONTEXT
+  #open(trace: RequestTrace, name: 'llm.prefill' | 'llm.decode', atMs: number): Span | null {
+    const context = this.#parts.registry.getContext(trace.requestId, ROOT_SPAN) ?? ROOT_CONTEXT
     return trace.startSpan(name, context, atMs, {})
   }
 }

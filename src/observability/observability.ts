@@ -86,27 +86,27 @@ export class Observability implements TraceHost {
   readonly captureContent: boolean
   readonly openInference: boolean
   readonly trustRemote: boolean
-  private readonly logging: ReturnType<typeof createLogging>
-  private readonly tracing: Tracing | null
-  private readonly logExport: LogExport | null
-  private readonly metricExport: MetricExport | null
-  private readonly sampler: ReturnType<typeof createTailSampler>
-  private readonly requests: OpenRequests
-  private readonly plugins: Subscribers
-  private stopped: Promise<void> | null = null
+  readonly #logging: ReturnType<typeof createLogging>
+  readonly #tracing: Tracing | null
+  readonly #logExport: LogExport | null
+  readonly #metricExport: MetricExport | null
+  readonly #sampler: ReturnType<typeof createTailSampler>
+  readonly #requests: OpenRequests
+  readonly #plugins: Subscribers
+  #stopped: Promise<void> | null = null
 
   constructor(options: ObservabilityOptions) {
-    this.logging = createLogging({
+    this.#logging = createLogging({
       level: options.logLevel,
       file: options.logFile,
       ...(options.logStream ? { stream: options.logStream } : {}),
     })
-    this.logger = this.logging.log
+    this.logger = this.#logging.log
     this.captureContent = options.captureContent
     this.openInference = options.openInference ?? false
     this.trustRemote = options.trustRemote
-    this.requests = new OpenRequests(options.leakAfterMs ?? LEAK_AFTER_MS, (trace) => this.closeLeak(trace))
-    this.plugins = new Subscribers({
+    this.#requests = new OpenRequests(options.leakAfterMs ?? LEAK_AFTER_MS, (trace) => this.#closeLeak(trace))
+    this.#plugins = new Subscribers({
       registry: this.registry,
       find: (requestId) => this.find(requestId),
       onError: (plugin, error, trace) => {
@@ -120,10 +120,10 @@ export class Observability implements TraceHost {
     const report = limited((detail, suppressed) => this.logger.warn('telemetry.problem', { detail, suppressed }))
     installDiagnostics(report)
     const resource = serverResource(serviceVersion, randomUUID())
-    this.logExport = createLogExport({ serviceVersion, resource, report })
-    if (this.logExport) this.logging.attach(this.logExport.write)
+    this.#logExport = createLogExport({ serviceVersion, resource, report })
+    if (this.#logExport) this.#logging.attach(this.#logExport.write)
     this.store = new TraceStore({ maxTraces: isOff ? 0 : options.traceStoreSize })
-    this.tracing = isOff
+    this.#tracing = isOff
       ? null
       : createTracing({
           serviceVersion,
@@ -138,10 +138,10 @@ export class Observability implements TraceHost {
           ...(options.exporter ? { exporter: options.exporter } : {}),
           ...(options.exportQueueSize === undefined ? {} : { queueSize: options.exportQueueSize }),
         })
-    this.tracer = this.tracing?.tracer ?? null
-    this.extensionTracer = this.tracing?.extensionTracer ?? null
-    if (this.tracing && this.tracing.foreign.length > 0) {
-      this.logger.info('telemetry.shared', { shared: this.tracing.foreign })
+    this.tracer = this.#tracing?.tracer ?? null
+    this.extensionTracer = this.#tracing?.extensionTracer ?? null
+    if (this.#tracing && this.#tracing.foreign.length > 0) {
+      this.logger.info('telemetry.shared', { shared: this.#tracing.foreign })
     }
     this.subscriberHost = {
       tracer: this.extensionTracer,
@@ -152,19 +152,19 @@ export class Observability implements TraceHost {
       declareDoubles,
     }
     setSpanRegistry(this.registry)
-    this.sampler = createTailSampler(options.tailSampling ?? null)
+    this.#sampler = createTailSampler(options.tailSampling ?? null)
     this.metrics = new Metrics({
       spanCounts: () => this.spanCounts(),
-      logCounts: () => this.logExport?.counts() ?? NO_COUNTS,
+      logCounts: () => this.#logExport?.counts() ?? NO_COUNTS,
       traceStore: this.store,
     })
-    this.metricExport = createMetricExport({ serviceVersion, resource, report, read: () => this.metrics.families() })
+    this.#metricExport = createMetricExport({ serviceVersion, resource, report, read: () => this.metrics.families() })
     this.engineSubscriber = new TracingSubscriber({
       registry: this.registry,
       tracer: this.tracer,
       detail: options.traceDetail,
       find: (requestId) => this.find(requestId),
-      openLazy: (requestId) => this.openLazy(requestId),
+      openLazy: (requestId) => this.#openLazy(requestId),
     })
   }
 
@@ -179,35 +179,35 @@ export class Observability implements TraceHost {
       {
         name: 'tracing',
         onEvent: (event) => void (isLast(event) || tracing.onEvent(event)),
-        run: (work, fn) => this.plugins.runWork(work, fn),
+        run: (work, fn) => this.#plugins.runWork(work, fn),
       },
       { name: 'metrics', onEvent: (event) => void (event.type === 'step' && this.metrics.onStep(event, model)) },
-      ...this.plugins.guard(others),
+      ...this.#plugins.guard(others),
       { name: 'tracing.close', onEvent: (event) => void (isLast(event) && tracing.onEvent(event)) },
     ]
   }
 
   openRequest(input: OpenRequestInput): RequestTrace {
     const trace = new RequestTrace(this, input)
-    this.requests.add(trace)
-    this.plugins.started(trace)
+    this.#requests.add(trace)
+    this.#plugins.started(trace)
     return trace
   }
 
   accepted(trace: RequestTrace): void {
-    this.plugins.accepted(trace)
+    this.#plugins.accepted(trace)
   }
 
   finished(trace: RequestTrace): void {
-    this.plugins.finished(trace)
+    this.#plugins.finished(trace)
   }
 
   find(requestId: string): RequestTrace | undefined {
-    return this.requests.find(requestId)
+    return this.#requests.find(requestId)
   }
 
-  private openLazy(requestId: string): RequestTrace | undefined {
-    if (this.requests.wasClosed(requestId) || this.stopped) return undefined
+  #openLazy(requestId: string): RequestTrace | undefined {
+    if (this.#requests.wasClosed(requestId) || this.#stopped) return undefined
     return this.openRequest({
       method: 'INTERNAL',
       route: 'engine',
@@ -222,14 +222,14 @@ export class Observability implements TraceHost {
   }
 
   take(trace: RequestTrace): boolean {
-    return this.requests.take(trace)
+    return this.#requests.take(trace)
   }
 
   decide(trace: RequestTrace): SamplingDecision {
     const { facts, spans } = trace
     const { ended: ending, tokensOut, ttftSeconds } = facts
-    if (!ending || !spans || !this.tracing?.hasExporter) return { isExported: false, reason: null }
-    return this.sampler({
+    if (!ending || !spans || !this.#tracing?.hasExporter) return { isExported: false, reason: null }
+    return this.#sampler({
       traceId: trace.traceId,
       isHeadSampled: trace.isHeadSampled,
       isError: ending.row.spanStatus === 'error',
@@ -242,13 +242,13 @@ export class Observability implements TraceHost {
   }
 
   closed(trace: RequestTrace, decision: SamplingDecision): void {
-    this.requests.closed(trace)
+    this.#requests.closed(trace)
     const { spans } = trace
-    if (spans && this.tracing) {
-      this.tracing.settle(spans, decision.isExported)
+    if (spans && this.#tracing) {
+      this.#tracing.settle(spans, decision.isExported)
       this.store.add(storedTrace(trace, spans.ended, decision))
     }
-    const isKept = spans !== null && (decision.isExported || !this.tracing?.hasExporter)
+    const isKept = spans !== null && (decision.isExported || !this.#tracing?.hasExporter)
     try {
       this.metrics.onRequest(trace, isKept)
     } catch (error) {
@@ -266,7 +266,7 @@ export class Observability implements TraceHost {
     this.logger.error(event, { error })
   }
 
-  private closeLeak(trace: RequestTrace): void {
+  #closeLeak(trace: RequestTrace): void {
     this.metrics.counters.leaks.inc()
     trace.log.error('trace.leak', { request_id: trace.requestId, pending: trace.pending })
     trace.finish({ ending: 'leak', status: null })
@@ -274,13 +274,13 @@ export class Observability implements TraceHost {
   }
 
   spanCounts(): ExportCounts {
-    return this.tracing?.counts() ?? NO_COUNTS
+    return this.#tracing?.counts() ?? NO_COUNTS
   }
 
   /** Requests, spans and engine work that are still open: all zero if nothing is in flight. */
   open() {
     return {
-      requests: this.requests.size,
+      requests: this.#requests.size,
       spans: this.registry.size,
       engine: this.engineSubscriber.size,
     }
@@ -289,37 +289,37 @@ export class Observability implements TraceHost {
   /** Resolves when all spans and log lines so far have been sent, or could not be. */
   async flush(): Promise<void> {
     await Promise.all([
-      this.tracing?.flush(),
-      this.logging.flush(),
-      this.logExport?.flush().catch(() => {}),
-      this.metricExport?.flush().catch(() => {}),
+      this.#tracing?.flush(),
+      this.#logging.flush(),
+      this.#logExport?.flush().catch(() => {}),
+      this.#metricExport?.flush().catch(() => {}),
     ])
   }
 
   /** Ends every open trace, flushes and closes within the time limit. Idempotent, never rejects. */
   shutdown(timeoutMs: number, options: ShutdownOptions = {}): Promise<void> {
-    this.stopped ??= this.stop(timeoutMs, options)
-    return this.stopped
+    this.#stopped ??= this.#stop(timeoutMs, options)
+    return this.#stopped
   }
 
-  private async stop(timeoutMs: number, { logLevel = 'info', crash }: ShutdownOptions): Promise<void> {
+  async #stop(timeoutMs: number, { logLevel = 'info', crash }: ShutdownOptions): Promise<void> {
     const ending = crash === undefined ? 'shutdown' : 'exception'
-    this.requests.stop((trace) => void trace.finish({ ending, status: null, error: crash }))
+    this.#requests.stop((trace) => void trace.finish({ ending, status: null, error: crash }))
     const untilMs = performance.now() + timeoutMs
     // Metrics and spans first: what goes wrong with them is logged.
-    await Promise.all([this.tracing?.shutdown(timeoutMs), bounded(this.metricExport?.shutdown(), timeoutMs)])
+    await Promise.all([this.#tracing?.shutdown(timeoutMs), bounded(this.#metricExport?.shutdown(), timeoutMs)])
     // Nothing is in flight any more, so created = exported + dropped + unsampled.
-    if (this.tracing) {
+    if (this.#tracing) {
       const { requests, spans } = this.open()
       this.logger[logLevel]('telemetry.stopped', {
-        ...this.tracing.counts(),
+        ...this.#tracing.counts(),
         open_requests: requests,
         open_spans: spans,
       })
     }
     this.metrics.close()
-    await bounded(this.logExport?.shutdown(), Math.max(MIN_LOG_FLUSH_MS, untilMs - performance.now()))
-    await this.logging.flush().catch(() => {})
-    this.logging.close()
+    await bounded(this.#logExport?.shutdown(), Math.max(MIN_LOG_FLUSH_MS, untilMs - performance.now()))
+    await this.#logging.flush().catch(() => {})
+    this.#logging.close()
   }
 }

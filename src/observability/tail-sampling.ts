@@ -19,11 +19,13 @@ export interface TailSamplingOptions {
   readonly slowestPerMinute: number
 }
 
+/** What the decision about a finished trace depends on. */
 export interface TailCandidate {
   readonly traceId: string
   readonly isHeadSampled: boolean
   readonly isError: boolean
   readonly isAborted: boolean
+  /** null: not a served generation. */
   readonly tokensOut: number | null
   readonly ttftSeconds: number | null
   readonly durationMs: number
@@ -54,28 +56,28 @@ export function createTailSampler(options: TailSamplingOptions | null): TailSamp
 const shareOf = (traceId: string): number => Number.parseInt(traceId.slice(-8), 16) / 2 ** 32
 
 class SlowestPerMinute {
-  private readonly limit: number
-  private minute = -1
-  private kept: number[] = []
+  readonly #limit: number
+  #minute = -1
+  #kept: number[] = []
 
   constructor(limit: number) {
-    this.limit = limit
+    this.#limit = limit
   }
 
   /** True when the duration is among the `limit` longest of its minute so far. */
   offer(durationMs: number, endEpochMs: number): boolean {
     const minute = Math.floor(endEpochMs / 60_000)
-    if (minute !== this.minute) {
-      this.minute = minute
-      this.kept = []
+    if (minute !== this.#minute) {
+      this.#minute = minute
+      this.#kept = []
     }
-    if (this.kept.length < this.limit) {
-      this.kept.push(durationMs)
+    if (this.#kept.length < this.#limit) {
+      this.#kept.push(durationMs)
       return true
     }
-    const least = Math.min(...this.kept)
-    if (this.limit === 0 || durationMs <= least) return false
-    this.kept[this.kept.indexOf(least)] = durationMs
+    const least = Math.min(...this.#kept)
+    if (this.#limit === 0 || durationMs <= least) return false
+    this.#kept[this.#kept.indexOf(least)] = durationMs
     return true
   }
 }

@@ -156,19 +156,19 @@ function registerGlobals(provider: NodeTracerProvider): { readonly foreign: read
 
 /** Records every span, and keeps the sampler's decision for the export. A caller's flags 00 would otherwise suppress the tree. */
 class RecordAllSampler implements Sampler {
-  private readonly inner: Sampler
+  readonly #inner: Sampler
 
   constructor(inner: Sampler) {
-    this.inner = inner
+    this.#inner = inner
   }
 
   shouldSample(...args: Parameters<Sampler['shouldSample']>): ReturnType<Sampler['shouldSample']> {
-    const result = this.inner.shouldSample(...args)
+    const result = this.#inner.shouldSample(...args)
     return result.decision === SamplingDecision.NOT_RECORD ? { ...result, decision: SamplingDecision.RECORD } : result
   }
 
   toString(): string {
-    return `RecordAll(${this.inner.toString()})`
+    return `RecordAll(${this.#inner.toString()})`
   }
 }
 
@@ -206,69 +206,69 @@ type GateOptions = Pick<TracingOptions, 'onLooseSpan' | 'exportNames' | 'exportS
 
 /** Groups spans by request, and holds them back until the root has ended and the sampling decision is made. */
 class ExportGate implements SpanProcessor {
-  private readonly batch: BatchSpanProcessor | null
-  private readonly counter: ExportCounter
-  private readonly queueSize: number
-  private readonly options: GateOptions
-  private readonly requests = new WeakMap<object, RequestSpans>()
+  readonly #batch: BatchSpanProcessor | null
+  readonly #counter: ExportCounter
+  readonly #queueSize: number
+  readonly #options: GateOptions
+  readonly #requests = new WeakMap<object, RequestSpans>()
 
   constructor(batch: BatchSpanProcessor | null, counter: ExportCounter, queueSize: number, options: GateOptions) {
-    this.batch = batch
-    this.counter = counter
-    this.queueSize = queueSize
-    this.options = options
+    this.#batch = batch
+    this.#counter = counter
+    this.#queueSize = queueSize
+    this.#options = options
   }
 
   onStart(...[span, context]: Parameters<SpanProcessor['onStart']>): void {
-    this.counter.created += 1
+    this.#counter.created += 1
     const spans = currentRequest(context)?.spans
     if (!spans) return
-    this.requests.set(span, spans)
+    this.#requests.set(span, spans)
     spans.started(span as unknown as Span)
   }
 
   onEnd(span: ReadableSpan): void {
-    const spans = this.requests.get(span)
+    const spans = this.#requests.get(span)
     if (!spans) {
-      this.options.onLooseSpan(span)
-      const isKept = span.name !== 'engine.step' || this.options.exportSteps
-      this.forward(span, isKept && isSampled(span.spanContext()))
+      this.#options.onLooseSpan(span)
+      const isKept = span.name !== 'engine.step' || this.#options.exportSteps
+      this.#forward(span, isKept && isSampled(span.spanContext()))
       return
     }
     const hasRoom = spans.endedSpan(span)
     // A span that may end after its root.
-    if (spans.isExported !== null) this.forward(span, spans.isExported)
-    else if (!hasRoom) this.counter.dropped += 1
+    if (spans.isExported !== null) this.#forward(span, spans.isExported)
+    else if (!hasRoom) this.#counter.dropped += 1
   }
 
   settle(spans: RequestSpans, isExported: boolean): void {
     spans.isExported = isExported
-    for (const span of spans.ended) this.forward(span, isExported)
+    for (const span of spans.ended) this.#forward(span, isExported)
   }
 
-  private forward(span: ReadableSpan, isExported: boolean): void {
-    if (!this.batch || !isExported) this.counter.unsampled += 1
-    else if (this.counter.isClosed || this.counter.numWaiting >= this.queueSize) this.counter.dropped += 1
+  #forward(span: ReadableSpan, isExported: boolean): void {
+    if (!this.#batch || !isExported) this.#counter.unsampled += 1
+    else if (this.#counter.isClosed || this.#counter.numWaiting >= this.#queueSize) this.#counter.dropped += 1
     else {
-      this.counter.queued += 1
+      this.#counter.queued += 1
       const sampled = isSampled(span.spanContext()) ? span : asSampled(span)
-      this.batch.onEnd(this.options.exportNames === 'operation' ? named(sampled) : sampled)
+      this.#batch.onEnd(this.#options.exportNames === 'operation' ? underOperationName(sampled) : sampled)
     }
   }
 
   forceFlush(): Promise<void> {
-    return this.batch?.forceFlush() ?? Promise.resolve()
+    return this.#batch?.forceFlush() ?? Promise.resolve()
   }
 
   shutdown(): Promise<void> {
-    return this.batch?.shutdown() ?? Promise.resolve()
+    return this.#batch?.shutdown() ?? Promise.resolve()
   }
 }
 
 const isSampled = (context: SpanContext): boolean => (context.traceFlags & 1) === 1
 
 /** http.handler under the name of its operation and model, if they are known. */
-function named(span: ReadableSpan): ReadableSpan {
+function underOperationName(span: ReadableSpan): ReadableSpan {
   const operation = span.attributes['gen_ai.operation.name']
   if (span.name !== ROOT_SPAN || typeof operation !== 'string') return span
   const model = span.attributes['gen_ai.request.model']

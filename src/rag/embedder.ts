@@ -12,7 +12,7 @@ interface EmbedOptions {
 }
 
 export interface Embeddings {
-  /** [texts, dimensions] f32; L2-normalised, except for plain texts. */
+  /** [texts, dimensions] f32; L2-normalised, except for role `plain`. */
   readonly vectors: Float32Array
   /** Tokens read per text, special tokens included. */
   readonly numTokens: readonly number[]

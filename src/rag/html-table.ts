@@ -45,29 +45,29 @@ function renderRows(rows: readonly Dom.Element[], textOf: TextOf): readonly Tabl
   if (!grid) return rows.map((row) => placed(row, plainRow(cellsOf(row).map(textOf))))
   let names: string[] | null = null
   /** Columns without text in any row so far, whose names would be lost. */
-  let unsaid = new Set<number>()
+  let columnsWithoutText = new Set<number>()
   const rendered: TableRow[] = []
-  let isAbove = true
+  let isInHeader = true
   for (const [i, row] of rows.entries()) {
     const cells = grid[i] ?? []
     const texts = cells.map((cell) => cell?.text ?? '')
     const isHeaderRow =
       cells.length > 1 && cells.every((cell) => cell === undefined || cell.isHeader || cell.text === '')
     // Consecutive header rows name a column together; a later header row replaces the names.
-    const joined: string[] = isAbove && names ? joinNames(names, texts) : texts
+    const joined: string[] = isInHeader && names ? joinNames(names, texts) : texts
     if (isHeaderRow && areColumnNames(texts) && joined.every((name) => name.length <= MAX_JOINED_NAME)) {
       names = joined
-      isAbove = true
-      unsaid = new Set(names.keys())
+      isInHeader = true
+      columnsWithoutText = new Set(names.keys())
       continue
     }
-    isAbove = false
-    texts.forEach((text, column) => text !== '' && unsaid.delete(column))
+    isInHeader = false
+    texts.forEach((text, column) => text !== '' && columnsWithoutText.delete(column))
     if (names && !isHeaderRow) rendered.push(placed(row, namedRow(names, texts)))
     else rendered.push(placed(row, cells[0]?.isHeader ? namedRow([], texts) : plainRow(withoutRepeats(cells))))
   }
   const [firstRow] = rows
-  const left = plainRow((names ?? []).filter((_, column) => unsaid.has(column)))
+  const left = plainRow((names ?? []).filter((_, column) => columnsWithoutText.has(column)))
   if (firstRow && left !== '') rendered.unshift(placed(firstRow, left))
   return rendered
 }

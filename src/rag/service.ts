@@ -42,7 +42,10 @@ interface RagParts extends Omit<RetrieveParts, 'index'> {
   readonly closeModels: () => Promise<void>
 }
 
-/** Retrieval for one caller: search, prompt augmentation and ingestion with the indexes that the caller may see. */
+/**
+ * Search, prompt augmentation and ingestion. The first instance sees all indexes; `as` gives one for a caller, with the indexes that the caller may
+ * see.
+ */
 export class RagService {
   /** Scores texts for POST /v1/rerank: the reranking model, or the scores of the search if there is none. */
   readonly scorer: Reranker
@@ -101,7 +104,7 @@ export class RagService {
       span.set({ 'gen_ai.retrieval.top_k': retrieving.topK })
       // Only once the index is found: another name is the caller's text, which must not reach the span.
       const onFound = (): void => span.set({ 'rag.index.name': name })
-      const found = await this.#retrieveFrom({ name, at: 'rag.index', onFound }, retrieving, signal)
+      const found = await this.#retrieveFrom({ name, field: 'rag.index', onFound }, retrieving, signal)
       const closest: SentencePicker = (question, passages, count) => this.#closest(question, passages, count, signal)
       const { prompt, used } = await buildFinalPrompt(request.query, generation, engine, found.documents, closest)
       span.set({
@@ -120,7 +123,7 @@ export class RagService {
   async query(request: RetrievalRequest, signal?: AbortSignal): Promise<Retrieval & { readonly index: string }> {
     const name = request.index ?? this.defaultIndex
     const retrieving = parseRetrieval(request, '', this.#defaults())
-    return { index: name, ...(await this.#retrieveFrom({ name, at: 'index' }, retrieving, signal)) }
+    return { index: name, ...(await this.#retrieveFrom({ name, field: 'index' }, retrieving, signal)) }
   }
 
   /** The name of an index; without a name, that of the default index. @throws RagError invalid_request for an invalid name */
@@ -212,27 +215,31 @@ export class RagService {
   /**
    * Retrieves from the index of a name. Once all is loaded, this takes three calls between threads: embed, search and rerank. Only if nothing is found,
    * it checks whether the index is empty.
-   * @param at the field of the request that names the index
+   * @param field the field of the request that names the index
    */
   async #retrieveFrom(
-    { name, at, onFound = () => {} }: { readonly name: string; readonly at: string; readonly onFound?: () => void },
+    {
+      name,
+      field,
+      onFound = () => {},
+    }: { readonly name: string; readonly field: string; readonly onFound?: () => void },
     retrieving: Retrieving,
     signal?: AbortSignal,
   ): Promise<Retrieval> {
-    const own = await untilAborted(this.#indexes.find(name), signal)
-    if (own) {
-      await this.#checkModel(own, at, signal)
+    const callersIndex = await untilAborted(this.#indexes.find(name), signal)
+    if (callersIndex) {
+      await this.#checkModel(callersIndex, field, signal)
       onFound()
-      const found = await this.#retrieve(own, retrieving, signal)
-      if (found.numCandidates > 0 || (await untilAborted(own.info(), signal)).numChunks > 0) return found
+      const found = await this.#retrieve(callersIndex, retrieving, signal)
+      if (found.numCandidates > 0 || (await untilAborted(callersIndex.info(), signal)).numChunks > 0) return found
     }
     const bundled = this.#indexes.bundledOf(name)
     if (!bundled) {
-      if (!own) throw indexNotFound(at)
-      throw new RagError('index_empty', `${at}: the index has no documents; POST some to /v1/rag/documents`, at)
+      if (!callersIndex) throw indexNotFound(field)
+      throw new RagError('index_empty', `${field}: the index has no documents; POST some to /v1/rag/documents`, field)
     }
     const index = await untilAborted(bundled.open(), signal)
-    await this.#checkModel(index, at, signal)
+    await this.#checkModel(index, field, signal)
     onFound()
     return this.#retrieve(index, retrieving, signal)
   }
@@ -248,9 +255,9 @@ export class RagService {
   }
 
   /** Loads the model if necessary. An aborted request stops waiting, while loading continues for the others. */
-  async #checkModel(index: VectorIndex, at: string, signal?: AbortSignal): Promise<void> {
+  async #checkModel(index: VectorIndex, field: string, signal?: AbortSignal): Promise<void> {
     const { fingerprint, dimensions } = await untilAborted(this.embedder.load(), signal)
-    checkSpec(index, { model: fingerprint, dimensions }, at)
+    checkSpec(index, { model: fingerprint, dimensions }, field)
   }
 }
 

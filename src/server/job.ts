@@ -69,6 +69,7 @@ export interface JobContext {
   readonly onUpstreamCall: NonNullable<GenerationRequest['onUpstreamCall']>
 }
 
+/** `top_p` of 0 means the likeliest token alone: the smallest share that the sampler takes. */
 const SMALLEST_SHARE = 1e-6
 
 /** OpenAI's default for completions. Chat generates to the end of the context. */
@@ -99,7 +100,7 @@ export function completionJob(body: CompletionRequest, context: JobContext): Gen
   if (body.rag && query.trim() === '')
     throw invalidRequest('prompt: expected a question when rag is set, found only white space', 'prompt')
   return {
-    ...common(body, context),
+    ...sharedJobFields(body, context),
     kind: 'completion',
     promptField: 'prompt',
     echo,
@@ -145,7 +146,7 @@ export function chatJob(body: ChatRequest, context: JobContext, fields: ChatFiel
     )
   const logprobs = body.logprobs ? (body.top_logprobs ?? 0) : -1
   const toolUse = toolUseOf(body, fields.parameters)
-  const shared = common(body, context)
+  const shared = sharedJobFields(body, context)
   const templateArguments = templateArgumentsOf(body, context.chatTemplate, shared.warnings)
   const tools = toolUse?.tools ?? []
   const generation = generationFields(body, context)
@@ -226,7 +227,8 @@ type SharedFields = Omit<
   'logprobs' | 'echo' | 'add_special_tokens' | 'chat_template_kwargs' | 'reasoning_effort'
 >
 
-function common(body: SharedFields, context: JobContext) {
+/** The fields of a job that completions and chat set alike. @throws ApiError 400 naming the field */
+function sharedJobFields(body: SharedFields, context: JobContext) {
   const stream = body.stream ?? false
   if (body.stream_options && !stream)
     throw invalidRequest('stream_options: expected stream to be true as well', 'stream_options')

@@ -12,15 +12,15 @@ import { handlersOf } from './router.ts'
 const index = z.string().optional().describe('Name of the index. The default index when left out.')
 
 /** The result of a tool: as text for the model, and as data for programs. */
-const said = (data: Record<string, unknown>) => ({
+const toolResult = (data: Record<string, unknown>) => ({
   content: [{ type: 'text' as const, text: JSON.stringify(data) }],
   structuredContent: data,
 })
 
 /** Runs a tool. Known errors become a result that describes them; other errors fail the request. */
-async function answer(run: () => Promise<Record<string, unknown>>) {
+async function runTool(run: () => Promise<Record<string, unknown>>) {
   try {
-    return said(await run())
+    return toolResult(await run())
   } catch (error) {
     if (!(error instanceof RagError) && !(error instanceof ApiError)) throw error
     return { content: [{ type: 'text' as const, text: error.message }], isError: true }
@@ -44,7 +44,7 @@ async function createServer(rag: ReturnType<RagService['as']>, version: string, 
       annotations: { readOnlyHint: true },
     },
     ({ query, index: name, top_n: topN }) =>
-      answer(async () => {
+      runTool(async () => {
         const found = await unlessGone(signal, rag.query({ query, index: name, top_n: topN }, signal))
         return { index: found.index, documents: found.documents }
       }),
@@ -58,7 +58,7 @@ async function createServer(rag: ReturnType<RagService['as']>, version: string, 
       annotations: { readOnlyHint: true },
     },
     () =>
-      answer(async () => ({
+      runTool(async () => ({
         default: rag.defaultIndex,
         indexes: (await rag.listIndexes()).map(({ name, numDocuments, numChunks }) => ({
           name,
@@ -76,7 +76,7 @@ async function createServer(rag: ReturnType<RagService['as']>, version: string, 
       annotations: { readOnlyHint: true },
     },
     ({ id, index: name }) =>
-      answer(async () => {
+      runTool(async () => {
         const document = await rag.getDocument(name ?? null, id)
         return {
           id: document.id,

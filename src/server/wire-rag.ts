@@ -56,12 +56,12 @@ export const rerankRequest = z.object({
 
 /** Maximum number of pairs in a request. */
 const MAX_PAIRS = 1000
-const scored = z.union([z.string(), list(z.string(), { min: 1, max: MAX_PAIRS })], {
+const scoreInput = z.union([z.string(), list(z.string(), { min: 1, max: MAX_PAIRS })], {
   error: `a string or an array of 1 to ${MAX_PAIRS} strings`,
 })
 
 /** As in vLLM: one text with each of several, or two lists of the same length. */
-export const scoreRequest = z.object({ model: nullable(z.string()), text_1: scored, text_2: scored })
+export const scoreRequest = z.object({ model: nullable(z.string()), text_1: scoreInput, text_2: scoreInput })
 
 /** Maximum number of values in a document's metadata, including those in lists. */
 const MAX_METADATA_VALUES = 1024
@@ -75,7 +75,8 @@ function isSmall(metadata: unknown): boolean {
   )
 }
 
-const documentId = `a string of 1 to ${MAX_ID_LENGTH} characters, other than . and .., or a whole number`
+/** What a document's id has to be, for error messages. */
+const DOCUMENT_ID_RULE = `a string of 1 to ${MAX_ID_LENGTH} characters, other than . and .., or a whole number`
 
 /** One document. Each is validated separately, so that an invalid one does not refuse the others. */
 export const ragDocument = z.object({
@@ -83,13 +84,13 @@ export const ragDocument = z.object({
     [
       z
         .string()
-        .regex(/^(?!\.{1,2}$)/, documentId)
+        .regex(/^(?!\.{1,2}$)/, DOCUMENT_ID_RULE)
         .min(1)
         .max(MAX_ID_LENGTH),
       z.int().transform(String),
     ],
     {
-      error: documentId,
+      error: DOCUMENT_ID_RULE,
     },
   ),
   text: z.string(),

@@ -1,18 +1,18 @@
-/** Encodes prompts as token ids: text with the tokenizer, messages with the model's chat template first. */
+/** Encodes prompts as token ids: text with the tokenizer, messages first through the model's chat template. */
 import type { ChatTemplate } from './chat-template.ts'
 import { EngineError, invalidField } from '../request.ts'
 import type { PromptInput } from '../request.ts'
 import type { Tokenizer } from '../tokenizer.ts'
 import { DeadlineError, withDeadline } from '../threads/deadline.ts'
 
-/** Time limit of a text if the tokenizer's patterns are unknown, generous enough for a busy machine. */
+/** Wall-clock limit for patterns that may take more than linear time; generous, because the machine may be busy. */
 const DEADLINE_MS = 2000
 const DEADLINE_MS_PER_CHARACTER = 0.02
 /** Too short for any pattern to take long. */
 const SHORT_CHARACTERS = 20
 
 /**
- * Encodes prompts. @throws EngineError for what the template refuses, and for prompts longer than the model's context
+ * Encodes prompts. Throws EngineError for what the template refuses, and for prompts longer than the model's context
  */
 export class PromptEncoder {
   readonly #tokenizer: Tokenizer

@@ -31,7 +31,7 @@ export class AdaptedBackend {
     })
   }
 
-  /** Calls `ops`. @param addsUpdates the step names adapters */
+  /** Calls `ops`. @param addsUpdates the step names adapters; it counts until the next call, so every op of a step runs in one */
   during(addsUpdates: boolean, ops: () => void): void {
     this.#addsUpdates = addsUpdates
     ops()

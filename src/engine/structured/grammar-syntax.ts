@@ -59,11 +59,16 @@ export class GrammarSyntax {
     const recursive = parts.filter(isOwn)
     if (recursive.length === 0) return body
     const others = parts.filter((part) => !isOwn(part) && !(part.kind === 'name' && part.name === name))
-    const rests = recursive.map((part): Syntax => ({ kind: 'sequence', parts: part.kind === 'sequence' ? part.parts.slice(1) : [] })) // prettier-ignore
-    return { kind: 'sequence', parts: [{ kind: 'choice', parts: others }, { kind: 'repeat', of: { kind: 'choice', parts: rests }, min: 0, max: Infinity }] } // prettier-ignore
+    const rests = recursive.map((part): Syntax => ({
+      kind: 'sequence',
+      parts: part.kind === 'sequence' ? part.parts.slice(1) : [],
+    }))
+    const first: Syntax = { kind: 'choice', parts: others }
+    const further: Syntax = { kind: 'repeat', of: { kind: 'choice', parts: rests }, min: 0, max: Infinity }
+    return { kind: 'sequence', parts: [first, further] }
   }
 
-  /** Requires that every rule can end, and that every name has a rule. */
+  /** Throws unless every rule can match a finite text and every name has a rule. */
   #requireEnds(rules: ReadonlyMap<string, Syntax>): void {
     const ending = new Set<string>()
     const ends = (node: Syntax): boolean => {
@@ -73,6 +78,7 @@ export class GrammarSyntax {
           return ending.has(node.name)
         case 'terminal':
           return true
+        // `map` first: it visits all parts, to check their names.
         case 'sequence':
           return node.parts.map(ends).every(Boolean)
         case 'choice':
@@ -81,6 +87,7 @@ export class GrammarSyntax {
           return ends(node.of) || node.min === 0
       }
     }
+    // Until nothing changes: a rule can end once the rules that it names can.
     for (let before = -1; before < ending.size;) {
       before = ending.size
       for (const [name, body] of rules) if (ends(body)) ending.add(name)
@@ -90,7 +97,7 @@ export class GrammarSyntax {
   }
 }
 
-/** Requires that no rule reaches itself, through other rules, before reading anything. */
+/** Throws for left recursion through other rules. */
 function requireNoLeftRecursion(rules: ReadonlyMap<string, Syntax>, lines: ReadonlyMap<string, NamedRule>): void {
   const empty = new Set<string>()
   const isEmpty = (node: Syntax): boolean => {
@@ -107,6 +114,7 @@ function requireNoLeftRecursion(rules: ReadonlyMap<string, Syntax>, lines: Reado
         return node.min === 0 || isEmpty(node.of)
     }
   }
+  // Until nothing changes: a rule can be empty once the rules that it names can.
   for (let before = -1; before < empty.size;) {
     before = empty.size
     for (const [name, body] of rules) if (isEmpty(body)) empty.add(name)

@@ -45,7 +45,7 @@ export interface NamedBody {
   readonly header: RegExp
   /** Written before and after the name. */
   readonly before: string
-  readonly behind: string
+  readonly after: string
 }
 
 /** The function's name, then the name and value of each argument: strings without quotes, anything else as JSON. */

@@ -82,7 +82,7 @@ function writtenCall(body: CallBody, name: string): Pick<ToolCallRule, 'begin' |
         end: '}',
       }
     case 'named':
-      return { begin: body.before + name + body.behind, notation: null, end: '' }
+      return { begin: body.before + name + body.after, notation: null, end: '' }
     case 'tagged':
       return { begin: name + body.nameEnd, notation: body, end: body.end }
     case 'literal':

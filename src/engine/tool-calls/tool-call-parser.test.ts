@@ -191,7 +191,7 @@ describe('calls', () => {
       expect(parse('llama3_json', pieces)).toEqual({ text: '; really', calls: [call('f', '{}')] })
   })
 
-  it('come through behind one that is broken', () => {
+  it('come through after one that is broken', () => {
     for (const pieces of cuts('<tool_call>{<tool_call>{"name": "f"}</tool_call>'))
       expect(parse('hermes', pieces)).toEqual({ text: '<tool_call>{', calls: [call('f', '{}')] })
   })

@@ -5,6 +5,21 @@ import { BANNED_LOGIT, GREEDY_TEMPERATURE, noiseKey } from '../sampling.ts'
 import type { Arena } from './arena.ts'
 
 const WORDS = 16
+/** Offsets of the fields of SampleSpec in assembly/sample.ts, in words; word 0 is `kind`. */
+const SPEC = {
+  topK: 1,
+  topP: 2,
+  inverseTemperature: 3,
+  minZ: 4,
+  key0: 5,
+  key1: 6,
+  penalty: 7,
+  inversePenalty: 8,
+  entries: 9,
+  numPenalized: 10,
+  numEntries: 11,
+  mask: 12,
+} as const
 const GREEDY = 1
 const DRAW = 2
 /** More than any vocabulary: larger ones mean the same and would not fit a word. */
@@ -12,7 +27,7 @@ const MAX_TOP_K = 2 ** 31 - 1
 /** Words of a token that is penalised or adjusted. */
 const ENTRY_WORDS = 2
 
-/** Shared memory that grows in powers of two: what was smaller is not given back. */
+/** Shared memory that grows in powers of two: a smaller, earlier allocation is not freed. */
 class Growing {
   readonly #arena: Arena
   readonly #purpose: string
@@ -54,7 +69,7 @@ export class SampleSpecs {
     return this.#specs.address
   }
 
-  /** Writes the specs, nothing of which is pending, of rows whose tokens follow `positions`. */
+  /** Writes one spec per row. The sampled token's position is `positions[row] + 1`. `pending` must be resolved before. */
   write(rows: readonly SampleRow[], positions: ArrayLike<number>, vocab: number): void {
     const { words, floats } = this.#specs
     const maskWords = Math.ceil(vocab / 32)
@@ -69,23 +84,23 @@ export class SampleSpecs {
       const isGreedy = temperature < GREEDY_TEMPERATURE
       noiseKey(seed, choice, positions[row]! + 1, this.#key)
       words[at] = isGreedy ? GREEDY : DRAW
-      words[at + 1] = Math.min(topK, MAX_TOP_K)
-      floats[at + 2] = topP
-      floats[at + 3] = isGreedy ? 1 : 1 / temperature
-      floats[at + 4] = Math.max(minP > 0 ? Math.log(minP) : -Infinity, BANNED_LOGIT)
-      words[at + 5] = this.#key[0]!
-      words[at + 6] = this.#key[1]!
-      floats[at + 7] = repetition?.penalty ?? 1
-      floats[at + 8] = 1 / (repetition?.penalty ?? 1)
+      words[at + SPEC.topK] = Math.min(topK, MAX_TOP_K)
+      floats[at + SPEC.topP] = topP
+      floats[at + SPEC.inverseTemperature] = isGreedy ? 1 : 1 / temperature
+      floats[at + SPEC.minZ] = Math.max(minP > 0 ? Math.log(minP) : -Infinity, BANNED_LOGIT)
+      words[at + SPEC.key0] = this.#key[0]!
+      words[at + SPEC.key1] = this.#key[1]!
+      floats[at + SPEC.penalty] = repetition?.penalty ?? 1
+      floats[at + SPEC.inversePenalty] = 1 / (repetition?.penalty ?? 1)
       const { tokens, numPenalized, deltas } = changes[i]!
-      words[at + 9] = this.#entries.address + numEntries * ENTRY_WORDS * 4
-      words[at + 10] = numPenalized
-      words[at + 11] = tokens.length
+      words[at + SPEC.entries] = this.#entries.address + numEntries * ENTRY_WORDS * 4
+      words[at + SPEC.numPenalized] = numPenalized
+      words[at + SPEC.numEntries] = tokens.length
       for (const [entry, token] of tokens.entries()) {
         this.#entries.words[numEntries * ENTRY_WORDS] = token
         this.#entries.floats[numEntries++ * ENTRY_WORDS + 1] = deltas[entry]!
       }
-      words[at + 12] = mask === null ? 0 : this.#masks.address + numMasks * maskWords * 4
+      words[at + SPEC.mask] = mask === null ? 0 : this.#masks.address + numMasks * maskWords * 4
       if (mask !== null) this.#masks.words.set(mask.subarray(0, maskWords), numMasks++ * maskWords)
     }
   }

@@ -3,9 +3,10 @@ import type { TokenLogprobs } from '../sample-spec.ts'
 
 /** Word of the first sampled token; timestamps lie before it. wgsl/sample-io.wgsl has the same constants. */
 export const RESULT_TOKENS = 64
-/** Words of one row's log-probabilities: logprob, rank, tokens, their log-probabilities. */
-export const RESULT_WORDS = 42
+/** Log-probabilities that one row can return. */
 const MAX_TOP = 20
+/** Words of one row's log-probabilities: logprob, rank, tokens, their log-probabilities. */
+export const RESULT_WORDS = 2 + 2 * MAX_TOP
 
 export interface LogprobSlot {
   readonly word: number

@@ -11,13 +11,13 @@ import type { Runtime } from './runtime.ts'
 import { TESTS } from './tests.ts'
 import {
   Callable,
-  charactersOf,
   Dict,
   equals,
   Holder,
   isList,
   isNumeric,
   isTrue,
+  itemsByIndex,
   itemsOf,
   Namespace,
   plainOf,
@@ -105,7 +105,7 @@ class Interpreter implements Runtime {
   #member(of: Value, key: Value): Value | undefined {
     if (of instanceof Undefined) return of.fail()
     if (of instanceof Dict) return isHashable(key) ? (of.get(key) ?? (of.has(key) ? null : undefined)) : undefined
-    const items = typeof of === 'string' ? charactersOf(of) : isList(of) ? of : of instanceof Tuple ? of.items : null
+    const items = itemsByIndex(of)
     const plain = plainOf(key)
     if (items === null || !isNumeric(plain) || typeof plain === 'number') return undefined
     const index = indexOf(plain)

@@ -5,12 +5,12 @@ import { add, divide, floorDivide, modulo, multiply, power, subtract } from './n
 import type { Budget } from './runtime.ts'
 import { percentFormat } from './text-format.ts'
 import {
-  charactersOf,
   compare,
   Dict,
   equals,
   isList,
   isNumeric,
+  itemsByIndex,
   itemsOf,
   numberOf,
   plainOf,
@@ -65,7 +65,7 @@ function repeated(value: Value, times: boolean | bigint | number, budget: Budget
   return isList(value) ? all : new Tuple(all)
 }
 
-/** `item in container`. @throws TemplateFault for what cannot contain */
+/** `item in container`. @throws TemplateFault if it is no container */
 export function contains(container: Value, item: Value): boolean {
   if (typeof container === 'string') {
     if (typeof item === 'string') return container.includes(item)
@@ -93,7 +93,7 @@ export function indexOf(value: Value): number {
 
 /** value[from:to:step], null where a bound was left out. */
 export function sliceOf(value: Value, bounds: readonly (Value | null)[], budget: Budget): Value {
-  const items = typeof value === 'string' ? charactersOf(value) : isList(value) ? value : value instanceof Tuple ? value.items : null // prettier-ignore
+  const items = itemsByIndex(value)
   if (items === null) {
     if (value instanceof Undefined) return value.fail()
     throw new TemplateFault(`'${typeName(value)}' object is not subscriptable by a slice`)
@@ -107,7 +107,10 @@ export function sliceOf(value: Value, bounds: readonly (Value | null)[], budget:
   const picked = pick(items.length, bound(0), bound(1), step)
   budget.step(picked.length)
   const parts = picked.map((i) => items[i] ?? null)
-  if (typeof value === 'string') return step === 1 && typeof items === 'string' ? items.slice(picked[0] ?? 0, (picked.at(-1) ?? -1) + 1) : parts.join('') // prettier-ignore
+  if (typeof value === 'string') {
+    if (step === 1 && typeof items === 'string') return items.slice(picked[0] ?? 0, (picked.at(-1) ?? -1) + 1)
+    return parts.join('')
+  }
   return isList(value) ? parts : new Tuple(parts)
 }
 

@@ -290,6 +290,13 @@ export function charactersOf(text: string): string | readonly string[] {
   return SURROGATE.test(text) ? [...text] : text
 }
 
+/** What indexes and slices of a value pick from: characters or items; null for a value that has no order. */
+export function itemsByIndex(value: Value): string | readonly Value[] | null {
+  if (typeof value === 'string') return charactersOf(value)
+  if (isList(value)) return value
+  return value instanceof Tuple ? value.items : null
+}
+
 /** `left == right` by Python's rules. */
 export function equals(left: Value, right: Value): boolean {
   const [a, b] = [plainOf(left), plainOf(right)]

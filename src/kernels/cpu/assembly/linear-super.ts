@@ -1,4 +1,5 @@
-// Products of int8 activations with panels that have sub-scales (super-panel.ts): codes of 6 bits, and in plain SIMD all. linear-q4.ts has the rest.
+// Products of int8 activations with panels that have sub-scales (super-panel.ts). Used for 6-bit codes, and without relaxed SIMD for every format
+// with sub-scales; linear-q4.ts has the rest.
 import { dotQuad } from './linear-narrow'
 import { BLOCK_I8, BLOCK_NEGATED } from './prepare'
 import { addRow, addRowWithMins, clear, groupSum, MINS, QUAD } from './quantized-panel'
@@ -44,6 +45,7 @@ function dot1x16Six(x: usize, xStride: usize, panel: usize, blocks: usize, flags
       let subs = v128.load8x8_s(block + side * 8)
       const second = v128.load8x8_s(block + side * 8, 16)
       const negated = v128.load32_splat(x, BLOCK_NEGATED)
+      // Codes are stored plus 32. Sums therefore begin at -32 * sub-scale * the sum of the activations (`negated`).
       const a = i16x8.shl(subs, 5)
       const b5 = i16x8.shl(second, 5)
       let s0 = i32x4.dot_i16x8_s(negated, zipLow(a, b5))

@@ -136,8 +136,8 @@ function scanHead(c: ScanCommand, run: Run, head: i32): void {
     let q = c.q + at + keyAt
     let k = c.k + at + keyAt
     if (isDelta) {
-      unit(q, scratch, c.keyDim, <f32>1 / sqrt<f32>(<f32>c.keyDim))
-      unit(k, scratch + keyBytes, c.keyDim, 1)
+      scaleToLength(q, scratch, c.keyDim, <f32>1 / sqrt<f32>(<f32>c.keyDim))
+      scaleToLength(k, scratch + keyBytes, c.keyDim, 1)
       q = scratch
       k = scratch + keyBytes
     }
@@ -170,8 +170,8 @@ function scanHead(c: ScanCommand, run: Run, head: i32): void {
   }
 }
 
-/** dst = x / |x| * factor */
-function unit(x: usize, dst: usize, length: i32, factor: f32): void {
+/** dst = x / |x| * factor, so that its length is `factor`. */
+function scaleToLength(x: usize, dst: usize, length: i32, factor: f32): void {
   const bytes = <usize>length << 2
   const scale = f32x4.splat(factor / sqrt<f32>(dot(x, x, bytes) + <f32>1e-6))
   for (let d: usize = 0; d < bytes; d += 16) v128.store(dst + d, f32x4.mul(v128.load(x + d), scale))

@@ -22,6 +22,7 @@ export class RmsNormCommand {
   counter: i32
 }
 
+/** out = x / rms(x) * weight, for each group of columns. */
 export function rmsNorm(c: RmsNormCommand): void {
   const bytes = c.width << 2
   for (;;) {
@@ -53,6 +54,7 @@ export class PairCommand {
   counter: i32
 }
 
+/** x = (x + y) * scale, or x * y. */
 export function pair(c: PairCommand): void {
   const bytes = c.cols << 2
   for (;;) {
@@ -79,6 +81,7 @@ export class SparseGeluCommand {
   counter: i32
 }
 
+/** x = gelu(max(0, x - cutoff)), where the cutoff is the row's mean plus `scale` standard deviations. */
 export function sparseGelu(c: SparseGeluCommand): void {
   const cols = c.cols
   const whole = cols & ~3
@@ -134,6 +137,7 @@ function meanSquare(x: usize, cols: usize): f32 {
   return sum / <f32>cols
 }
 
+/** Scales x to the root mean square of the reference's row. */
 export function matchLength(c: MatchLengthCommand): void {
   for (;;) {
     const row = takeUnits(changetype<usize>(c) + offsetof<MatchLengthCommand>('counter'), 1)
@@ -166,6 +170,7 @@ export class StreamsCommand {
   counter: i32
 }
 
+/** Predicts the residual streams before a layer, or corrects them after it (Gemma 3n). */
 export function streams(c: StreamsCommand): void {
   for (;;) {
     const row = takeUnits(changetype<usize>(c) + offsetof<StreamsCommand>('counter'), 1)
@@ -175,14 +180,14 @@ export function streams(c: StreamsCommand): void {
   }
 }
 
-/** Address of a stream's row. */
+/** Address of a stream's row. The fields stream0 .. stream3 are read as an array; there are at most 4 streams. */
 // @ts-ignore: decorator
 @inline
 function streamRow(c: StreamsCommand, index: usize, row: i32): usize {
   return load<usize>(changetype<usize>(c) + offsetof<StreamsCommand>('stream0') + (index << 2)) + c.streamStride * row
 }
 
-/** The first `count` sums over j of coefficients[i, j] tanh(logits[j]), to scratch. */
+/** The first `count` sums over j of coefficients[i, j] * tanh(logits[j]), to scratch. tanh(logits[j]) is what Gemma 3n calls a modality. */
 function findCoefficients(c: StreamsCommand, row: i32, count: usize): void {
   const n = <usize>c.numStreams
   const logits = c.logits + c.logitsStride * row
@@ -199,7 +204,7 @@ function findCoefficients(c: StreamsCommand, row: i32, count: usize): void {
 function predict(c: StreamsCommand, row: i32): void {
   const n = <usize>c.numStreams
   findCoefficients(c, row, n * n)
-  // The streams' values as they were, behind the coefficients.
+  // The streams' values before the prediction; they lie after the coefficients.
   const before = scratch + (n * n << 2)
   const out = c.x + c.xStride * row
   for (let at: usize = 0; at < c.cols << 2; at += 4) {
