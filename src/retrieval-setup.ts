@@ -38,7 +38,8 @@ export async function indexDocuments(
   try {
     const { runRagIndex } = await import('./rag/index-command.ts')
     const progress = createProgress(process.stderr, 'indexing', { isShortShown: true })
-    return await runRagIndex({ rag, paths, index: config.ragIndex, isStrict, progress }, process.stderr)
+    const folder = config.ragStore === 'memory' ? config.dataDir : null
+    return await runRagIndex({ rag, paths, index: config.ragIndex, folder, isStrict, progress }, process.stderr)
   } finally {
     await rag.close()
   }

@@ -48,6 +48,7 @@ export type LogEvent =
   | 'telemetry.stopped'
   | 'log.file_failed'
   | 'log.file_unavailable'
+  | 'log.lines_dropped'
 
 /**
  * Names of fields that may contain text. Other fields are written only if they are numbers, booleans or attributes of the

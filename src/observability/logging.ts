@@ -3,11 +3,14 @@
  * the request that wrote it.
  */
 import { trace as traceApi } from '@opentelemetry/api'
-import { destination, type DestinationStream, type Logger, pino } from 'pino'
+import { type DestinationStream, type Logger, pino } from 'pino'
 import { activeContext, currentRequest } from './context.ts'
+import { LineWriter } from './line-writer.ts'
 import { LogFile } from './log-file.ts'
 import { createLog, type Log, type LogEvent, type LogLevel } from './log.ts'
 import { redact } from './redact.ts'
+
+const STDOUT = 1
 
 export interface LoggingOptions {
   readonly level: LogLevel | 'silent'
@@ -22,14 +25,18 @@ export interface Logging {
   readonly log: Log
   /** Passes all further lines to `write` as well. */
   attach(write: (line: string) => void): void
-  /** Resolves when all lines so far have been handed to the operating system. */
+  /** Lines dropped because stdout or the file could not take them. */
+  dropped(): { readonly stdout: number; readonly file: number }
+  /** Resolves when the file has all lines so far, or could not take them. The reader of stdout is not waited for. */
   flush(): Promise<void>
   close(): void
 }
 
 /** Opens stdout and the log file. If the file cannot be opened, a line on stdout says so, and no file is written. */
 export function createLogging(options: LoggingOptions): Logging {
-  const stdout = options.stream ?? openStdout()
+  // A closed pipe must not end the server.
+  const terminal = options.stream ? null : new LineWriter({ descriptor: () => STDOUT, onError: () => {} })
+  const stdout = options.stream ?? terminal
   let file: LogFile | null = null
   let fileError: unknown = null
   let attached: ((line: string) => void) | null = null
@@ -39,6 +46,7 @@ export function createLogging(options: LoggingOptions): Logging {
         path: options.file,
         ...(options.rotateBytes === undefined ? {} : { maxBytes: options.rotateBytes }),
         onError: (error) => log.warn('log.file_failed', { path: options.file, error }),
+        onDropped: (dropped) => log.warn('log.lines_dropped', { path: options.file, dropped }),
       })
     } catch (error) {
       fileError = error
@@ -56,7 +64,7 @@ export function createLogging(options: LoggingOptions): Logging {
     },
     {
       write(line: string) {
-        stdout.write(line)
+        stdout?.write(line)
         file?.write(line)
         attached?.(line)
         currentRequest()?.addLogLine(line.trimEnd())
@@ -69,36 +77,22 @@ export function createLogging(options: LoggingOptions): Logging {
   if (fileError) log.warn('log.file_unavailable', { path: options.file, error: fileError })
   const onExit = () => file?.close()
   process.once('exit', onExit)
+  // After the file, which may have a last line for stdout.
+  if (terminal) process.once('exit', () => terminal.close())
   return {
     log,
     attach(write) {
       attached = write
     },
+    dropped: () => ({ stdout: terminal?.numDropped ?? 0, file: file?.numDropped ?? 0 }),
     async flush() {
       await file?.flush()
-      if ('flush' in stdout && typeof stdout.flush === 'function') {
-        await new Promise<void>((resolve) => (stdout as ReturnType<typeof destination>).flush(() => resolve()))
-      }
     },
     close() {
       process.off('exit', onExit)
       file?.close()
     },
   }
-}
-
-/** stdout, written without blocking the event loop. A closed pipe must not end the server. */
-function openStdout(): DestinationStream {
-  const stream = destination({ fd: 1, sync: false })
-  stream.on('error', () => {})
-  process.once('exit', () => {
-    try {
-      stream.flushSync()
-    } catch {
-      // Not opened yet, or closed by its reader.
-    }
-  })
-  return stream
 }
 
 function requestFields(): object {

@@ -29,7 +29,7 @@ interface MetricsViewer {
 
 const EVERYTHING: MetricsViewer = { keyId: '', isAdmin: true }
 
-interface MetricsOptions extends Pick<ServerMetricsParts, 'spanCounts' | 'logCounts'> {
+interface MetricsOptions extends Pick<ServerMetricsParts, 'spanCounts' | 'logCounts' | 'droppedLines'> {
   readonly traceStore: Pick<TraceStore, 'size' | 'bytes' | 'get'>
 }
 
@@ -73,14 +73,14 @@ export class Metrics {
     STEP_TOKENS,
   )
 
-  constructor({ spanCounts, logCounts, traceStore }: MetricsOptions) {
+  constructor({ spanCounts, logCounts, droppedLines, traceStore }: MetricsOptions) {
     const instruments = this.#instruments
     this.#traceStore = traceStore
     addEngineMetrics(instruments, () => this.#engine)
     this.#requests = new RequestMetrics(instruments)
     this.counters = countersOf(instruments)
     this.#loopDelay.enable()
-    addServerMetrics(instruments, { spanCounts, logCounts, traceStore, loopDelay: this.#loopDelay })
+    addServerMetrics(instruments, { spanCounts, logCounts, droppedLines, traceStore, loopDelay: this.#loopDelay })
   }
 
   /** Sets the source of the engine's gauges. */

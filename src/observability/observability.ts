@@ -156,6 +156,7 @@ export class Observability implements TraceHost {
     this.metrics = new Metrics({
       spanCounts: () => this.spanCounts(),
       logCounts: () => this.#logExport?.counts() ?? NO_COUNTS,
+      droppedLines: () => this.#logging.dropped(),
       traceStore: this.store,
     })
     this.#metricExport = createMetricExport({ serviceVersion, resource, report, read: () => this.metrics.families() })
@@ -319,7 +320,8 @@ export class Observability implements TraceHost {
     }
     this.metrics.close()
     await bounded(this.#logExport?.shutdown(), Math.max(MIN_LOG_FLUSH_MS, untilMs - performance.now()))
-    await this.#logging.flush().catch(() => {})
+    // A network disk may not answer.
+    await bounded(this.#logging.flush(), Math.max(MIN_LOG_FLUSH_MS, untilMs - performance.now()))
     this.#logging.close()
   }
 }

@@ -7,6 +7,8 @@ import type { TraceStore } from './trace-store.ts'
 export interface ServerMetricsParts {
   readonly spanCounts: () => ExportCounts
   readonly logCounts: () => ExportCounts
+  /** Lines that stdout and the log file could not take. */
+  readonly droppedLines: () => { readonly stdout: number; readonly file: number }
   readonly traceStore: Pick<TraceStore, 'size' | 'bytes'>
   /** Must be enabled. */
   readonly loopDelay: IntervalHistogram
@@ -15,7 +17,7 @@ export interface ServerMetricsParts {
 /** Adds the metrics of spans, log export, trace store, event loop and process to the registry. */
 export function addServerMetrics(
   instruments: Instruments,
-  { spanCounts, logCounts, traceStore, loopDelay }: ServerMetricsParts,
+  { spanCounts, logCounts, droppedLines, traceStore, loopDelay }: ServerMetricsParts,
 ): void {
   for (const outcome of ['created', 'exported', 'dropped', 'unsampled'] as const) {
     instruments.mirror(
@@ -32,6 +34,12 @@ export function addServerMetrics(
       const { exported, dropped } = logCounts()
       return Object.entries({ exported, dropped }).map(([outcome, value]) => ({ labels: { outcome }, value }))
     },
+  )
+  instruments.mirrors(
+    'miniserve_log_lines_dropped_total',
+    'Log lines dropped because their output, stdout or file, could not be written for too long',
+    ['output'],
+    () => Object.entries(droppedLines()).map(([output, value]) => ({ labels: { output }, value })),
   )
   instruments.gauge('miniserve_trace_store_traces', 'Traces in memory', () => traceStore.size)
   instruments.gauge('miniserve_trace_store_bytes', 'Estimated size of the traces in memory', () => traceStore.bytes)

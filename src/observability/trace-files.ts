@@ -38,5 +38,9 @@ function readTraceFile(path: string): OtlpTraces {
   } catch (error) {
     throw new TraceFormatError(path, 'a trace file', foundInstead(error))
   }
-  return parseTraceText(text)
+  try {
+    return parseTraceText(text)
+  } catch (error) {
+    throw error instanceof TraceFormatError ? error.inFile(path) : error
+  }
 }

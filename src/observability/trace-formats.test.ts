@@ -238,6 +238,23 @@ describe('the validator', () => {
 })
 
 describe('trace files', () => {
+  it.each([
+    ['{', 'line 1: expected JSON, found something else'],
+    ['7', 'expected an object, found number'],
+    ['{"resourceSpans":[{}]}', 'resourceSpans[0].scopeSpans: expected an array, found undefined'],
+  ])('names the file that it cannot read: %s', (text, message) => {
+    const folder = mkdtempSync(join(tmpdir(), 'miniserve-trace-'))
+    try {
+      const file = join(folder, 'trace.json')
+      writeFileSync(file, text)
+      for (const read of [() => convertTraceFile(file, 'otlp'), () => validateTraceFile(file, null)]) {
+        expect(read).toThrow(`${file}: ${message}`)
+      }
+    } finally {
+      rmSync(folder, { recursive: true })
+    }
+  })
+
   it('validates and converts, and names a breach in one line', () => {
     const folder = mkdtempSync(join(tmpdir(), 'miniserve-trace-'))
     try {

@@ -13,7 +13,7 @@ import {
   STATUS_CODES,
 } from './otlp.ts'
 import { fromJaeger, toJaeger } from './trace-format-jaeger.ts'
-import { asArray, isRecord, optionalString, asRecord, TraceFormatError, type JsonRecord } from './trace-json.ts'
+import { asArray, FILE, isRecord, optionalString, asRecord, TraceFormatError, type JsonRecord } from './trace-json.ts'
 
 export type TraceFormat = 'otlp' | 'tempo' | 'grafana' | 'jaeger'
 export const TRACE_FORMATS: readonly TraceFormat[] = ['otlp', 'tempo', 'grafana', 'jaeger']
@@ -125,14 +125,14 @@ export function parseTraceText(text: string): OtlpTraces {
 /** Reads any of the four formats. @throws TraceFormatError */
 export function parseTraces(value: unknown): OtlpTraces {
   if (Array.isArray(value)) return { resourceSpans: value.flatMap((item) => parseTraces(item).resourceSpans) }
-  const root = asRecord(value, 'file')
+  const root = asRecord(value, FILE)
   // Tempo's /api/v2/traces wraps the trace.
   if (isRecord(root.trace)) return parseTraces(root.trace)
   if (Array.isArray(root.data)) return fromJaeger(root)
   const batches = root.resourceSpans ?? root.batches
   if (!Array.isArray(batches)) {
     throw new TraceFormatError(
-      'file',
+      FILE,
       'resourceSpans (OTLP), batches (Tempo, Grafana) or data (Jaeger)',
       Object.keys(root).join(', ') || 'nothing',
     )

@@ -2,11 +2,24 @@
 
 export type JsonRecord = Readonly<Record<string, unknown>>
 
+/** The path of a value that is the whole file. */
+export const FILE = 'file'
+
 /** A trace file that has none of the formats. */
 export class TraceFormatError extends Error {
   override readonly name = 'TraceFormatError'
+  readonly #parts: readonly [path: string, expected: string, found: string]
+
+  /** @param path where it is in the file; FILE: the whole of it */
   constructor(path: string, expected: string, found: string) {
     super(`${path}: expected ${expected}, found ${found}`)
+    this.#parts = [path, expected, found]
+  }
+
+  /** The same error, naming the file as well. */
+  inFile(name: string): TraceFormatError {
+    const [path, expected, found] = this.#parts
+    return new TraceFormatError(path === FILE ? name : `${name}: ${path}`, expected, found)
   }
 }
 

@@ -73,7 +73,7 @@ const SYSTEM_REASONS: Readonly<Record<string, string>> = {
   ENFILE: 'too many files are open',
   EIO: 'the disk reports an error',
   ENOTDIR: 'a part of its path is not a folder',
-  ENOENT: 'it is not there',
+  ENOENT: 'no such file or folder',
 }
 
 /** Why the system refused, without the path in its own message, which callers of the server must not see. */

@@ -10,6 +10,8 @@ interface RagIndexArgs {
   readonly rag: Pick<RagService, 'openForWriting' | 'embedder' | 'reader'>
   readonly paths: readonly string[]
   readonly index: string
+  /** Of the index files, for messages; null: the store has none. */
+  readonly folder: string | null
   /** Whether a skipped file or a warning makes the command fail. */
   readonly isStrict?: boolean
   /** Shows the progress, in bytes of files. */
@@ -23,7 +25,7 @@ const MAX_REASONS = 8
 
 /** Runs the command. @returns the exit code: 1 if nothing could be indexed, or the model or the store failed; 2 without paths */
 export async function runRagIndex(
-  { rag, paths, index: name, isStrict = false, progress }: RagIndexArgs,
+  { rag, paths, index: name, folder, isStrict = false, progress }: RagIndexArgs,
   out: { write(text: string): unknown },
 ): Promise<number> {
   if (paths.length === 0) {
@@ -62,7 +64,8 @@ export async function runRagIndex(
   } catch (error) {
     progress?.end()
     if (!(error instanceof RagError)) throw error
-    out.write(`rag index: ${messageOf(error)}\n`)
+    const where = error.code === 'store_unavailable' && folder !== null ? ` (in ${folder})` : ''
+    out.write(`rag index: ${messageOf(error)}${where}\n`)
     return 1
   }
 }

@@ -399,6 +399,12 @@ describe('retrieval', () => {
     await expect(broken.ingestDocuments('x', [document('a', 'fox')])).rejects.toMatchObject({
       code: 'store_unavailable',
     })
+    let out = ''
+    const path = join(folder, 'text.md')
+    writeFileSync(path, 'fox')
+    const args = { rag: broken, paths: [path], index: 'x', folder: join(folder, 'a-file') }
+    expect(await runRagIndex(args, { write: (text: string) => (out += text) })).toBe(1)
+    expect(out).toBe(`rag index: index x cannot be created: a part of its path is not a folder (in ${args.folder})\n`)
     await broken.close()
   })
 })
@@ -408,7 +414,10 @@ describe('miniserve rag index', () => {
     let out = ''
     const shown: number[] = []
     const progress = { update: (done: number, total: number) => shown.push(done / total), end: () => {} }
-    const code = await runRagIndex({ rag, paths, index, progress }, { write: (text: string) => (out += text) })
+    const code = await runRagIndex(
+      { rag, paths, index, folder: null, progress },
+      { write: (text: string) => (out += text) },
+    )
     return { code, out, shown }
   }
 
@@ -552,7 +561,10 @@ describe('miniserve rag index', () => {
     expect((await rag.getDocument('strict', 'strict/C# guide.md')).chunks).toMatchObject([
       { headings: ['Fox'], text: 'walnut' },
     ])
-    const strict = await runRagIndex({ rag, paths: [root], index: 'strict', isStrict: true }, { write: () => true })
+    const strict = await runRagIndex(
+      { rag, paths: [root], index: 'strict', folder: null, isStrict: true },
+      { write: () => true },
+    )
     expect(strict).toBe(1)
   })
 
@@ -567,6 +579,8 @@ describe('miniserve rag index', () => {
       expect(out).toContain(`(${counts}, 0 deleted, 0 skipped;`)
     }
     expect((await rag.getDocument('latin', 'latin/menu.txt')).chunks[0]?.text).toBe('café')
-    expect(await runRagIndex({ rag, paths: [root], index: 'latin', isStrict: true }, { write: () => true })).toBe(1)
+    expect(
+      await runRagIndex({ rag, paths: [root], index: 'latin', folder: null, isStrict: true }, { write: () => true }),
+    ).toBe(1)
   })
 })
