@@ -1,11 +1,11 @@
-/** How the rows of a step are cut into items of attention, for layers that tile them alike (wgsl/attention-io.wgsl). */
+/** Cuts the rows of a step into attention items, for all layers that tile rows alike (wgsl/attention-io.wgsl). */
 import type { StepInput } from '../ops.ts'
 import { ITEM_WORDS, SPLIT_ROW_WORDS, type StepRows, StepWriter } from './step-layout.ts'
 
-/** Tokens per split: the length after which a row's partial sums are combined, whoever computes them. Decides bits. */
+/** Tokens per split: the length after which a row's partial sums are combined, on every path. It decides the bits of the results. */
 export const SPLIT = 128
 
-/** Words in a growing array, reused for every step. */
+/** A growing array of words that every step reuses. */
 class WordList {
   #words = new Int32Array(256)
   length = 0
@@ -24,11 +24,11 @@ class WordList {
   }
 }
 
-/** The items of a step, the same for every layer of the plan: a window is applied inside the kernels. */
+/** The attention items of a step. All layers of the plan share them, even with different windows: the kernels apply the window. */
 export class AttentionPlan {
   /** Rows of one sequence that share a workgroup. */
   readonly tile: number
-  /** Partial results there is room for. */
+  /** Partial results that the buffer has room for. */
   readonly capacity: number
   readonly isBidirectional: boolean
   readonly rows: StepRows
@@ -37,7 +37,7 @@ export class AttentionPlan {
   readonly #tiles = new WordList()
   readonly #splitRows = new WordList()
   #input: StepInput | null = null
-  /** Tokens that rows attend to by themselves, and in tiles, together. */
+  /** Sums, over the rows of single-row items and over the rows in tiles, of the tokens that a row attends to. */
   singleTokens = 0
   tileTokens = 0
 
@@ -66,7 +66,7 @@ export class AttentionPlan {
     return this.#splitRows.length / SPLIT_ROW_WORDS
   }
 
-  /** Writes the step's items, once a step. */
+  /** Writes the step's items into the step buffer, once per step. */
   prepare(input: StepInput, step: StepWriter): void {
     if (this.#input === input) return
     this.#input = input

@@ -1,4 +1,4 @@
-/** The kernels of qkvRopeStore and attention, by what a model's layers are like. */
+/** Chooses the kernels of qkvRopeStore and attention for the shape of a model's layers. */
 import type { QkNormKind } from '../attention-options.ts'
 import { SPLIT } from './attention-plan.ts'
 import type { QuantizedResults } from './context.ts'
@@ -7,9 +7,9 @@ import type { BindingKind, KernelSource } from './pipelines.ts'
 export const QKV: readonly BindingKind[] = ['read', 'uniform', 'read', 'write', 'write', 'read', 'read', 'read']
 const ATTENTION: readonly BindingKind[] = ['read', 'uniform', 'read', 'read', 'write', 'write', 'read']
 
-/** Tokens a workgroup scores at a time: TILE of wgsl/attention.wgsl. */
+/** Tokens that a workgroup scores at a time: TILE of wgsl/attention.wgsl. */
 const TILE_TOKENS = 32
-/** Query vectors of a workgroup, their dims together, and rows: more would leave a core fewer workgroups. */
+/** Limits per workgroup: query vectors, their dims in total, and rows. With more, fewer workgroups would fit a core. */
 const TILE_VECTORS = 16
 const TILE_DIMS = 2048
 const MAX_TILE_ROWS = 8
@@ -20,17 +20,17 @@ export interface AttentionShape {
   readonly numKvHeads: number
   readonly headDim: number
   readonly blockSize: number
-  /** The pool holds int8 codes; absent: f16. */
+  /** The KV pool stores int8 codes; absent: f16. */
   readonly isKvQ8?: boolean
-  /** What is added to the scores; absent: nothing. */
+  /** Kind of the bias that is added to the scores; absent: none. */
   readonly bias?: keyof typeof BIAS
-  /** Results are written quantised too: not with a bias, whose bindings are as many as there may be. */
+  /** Results are also written quantised. Not together with a bias: the bindings would be too many. */
   readonly next?: QuantizedResults['defines'] | undefined
 }
 
 const BIAS = { none: 0, distance: 1, disentangled: 2 } as const
 
-/** Query heads of a KV head that share a workgroup: its whole group, or an equal part of one with wide heads. */
+/** Query heads of one KV head that share a workgroup: the whole group, or an equal part of it where heads are wide. */
 export function headsPerItem({ numHeads, numKvHeads, headDim }: AttentionShape): number {
   const group = numHeads / numKvHeads
   const most = Math.max(1, Math.floor(TILE_DIMS / headDim))
@@ -45,7 +45,7 @@ export function tileRows(shape: AttentionShape): number {
   return Math.max(1, Math.min(MAX_TILE_ROWS, Math.floor(vectors / headsPerItem(shape))))
 }
 
-/** The bindings and constants that a bias, or quantised results, add to the kernels of finished rows. @param dims of a workgroup's results */
+/** The bindings and defines of a bias or of quantised results. @param dims results of a workgroup, in f32 values */
 function extras({ bias = 'none', next }: AttentionShape, dims: number): Pick<KernelSource, 'bindings' | 'defines'> {
   const more: readonly BindingKind[] = bias !== 'none' ? ['read', 'read'] : next === undefined ? [] : ['write']
   return {
@@ -59,7 +59,7 @@ function attentionSource(shape: AttentionShape, TM: number): KernelSource {
   const G = headsPerItem(shape)
   const { bindings, defines: more } = extras(shape, TM * G * headDim)
   const PARTS_OF_GROUP = numHeads / numKvHeads / G
-  // Two vec4s of dims a thread, so that sums and what feeds them stay in registers.
+  // Two vec4s of dims per thread, so that the sums and their operands stay in registers.
   let WS = 64
   while (WS < 256 && TM * G * headDim > WS * 8) WS *= 2
   const VS = Math.ceil((TM * G) / (WS / TILE_TOKENS))
@@ -85,17 +85,17 @@ function reduceSource(shape: AttentionShape): KernelSource {
   return { name: 'attention-reduce', bindings, defines }
 }
 
-/** wgsl/kv-layout.wgsl: dims of 16 bytes of the pool. */
+/** Defines of wgsl/kv-layout.wgsl. UNIT: dims per 16 bytes of the pool. */
 function kvDefines(isKvQ8: boolean | undefined): KernelSource['defines'] {
   return isKvQ8 === true ? { KV_Q8: 1, UNIT: 16 } : { KV_Q8: 0, UNIT: 8 }
 }
 
-/** Every attention kernel of a model: single rows, tiles of rows, combined splits. */
+/** The attention kernels of a layer: for single rows, for tiles of rows, and the one that combines splits. */
 export function attentionSources(shape: AttentionShape): readonly [KernelSource, KernelSource, KernelSource] {
   return [attentionSource(shape, 1), attentionSource(shape, tileRows(shape)), reduceSource(shape)]
 }
 
-/** The kernel that norms, rotates and stores q, k and v. */
+/** The kernel that normalises, rotates and stores q, k and v. */
 export function qkvSource(
   { headDim, blockSize, isKvQ8 }: AttentionShape,
   qkNorm: QkNormKind | 'none',

@@ -1,4 +1,4 @@
-/** qkvRopeStore, attention over the paged pool, and the attention items of a step. */
+/** Launches qkvRopeStore and attention over the paged pool. */
 import type { AttentionOptions, QkvOptions } from '../attention-options.ts'
 import type { Activation, BackendLimits, KvLayout, KvShape, StepInput } from '../ops.ts'
 import {
@@ -17,28 +17,28 @@ import { AttentionPlan, SPLIT } from './attention-plan.ts'
 import { attentionSources, headsPerItem, QKV, qkvSource, tileRows, type AttentionShape } from './attention-sources.ts'
 import { MAX_ATTENTION_PLANS, ROW_WORDS, type StepRows } from './step-layout.ts'
 
-/** Partial results take at most this; rows beyond walk their splits one after another. */
+/** Most bytes of partial results. The rows that find no room there walk their splits one after another. */
 const MAX_PARTIALS_BYTES = 256 * 2 ** 20
 
-/** One layer's buffer: K, then V, then in q8 their scales. Each is a region with `bytes` for every block. */
+/** One layer's buffer: K, then V, then for q8 their scales. Each is a region that begins at byte `base` and has `bytes` bytes per block. */
 interface KvPool {
   readonly shape: KvShape
   readonly buffer: GPUBuffer
   readonly regions: readonly { readonly base: number; readonly bytes: number }[]
 }
 
-/** Launches qkvRopeStore and attention, and holds the KV pools. */
+/** Launches qkvRopeStore and attention, and owns the KV pools. */
 export class AttentionKernels {
   readonly #context: GpuContext
   readonly #limits: BackendLimits
   readonly #isKvQ8: boolean
   #layout: KvLayout | null = null
   readonly pools: KvPool[] = []
-  /** Partial results by the bytes that one takes, shared by all layers alike. */
+  /** Buffers of partial results by the bytes of one result. Layers of equal size share one. */
   readonly #partials = new Map<number, GPUBuffer>()
   readonly #plans: AttentionPlan[] = []
   #input: StepInput | null = null
-  /** What `keepOutputs` leaves of it. */
+  /** The step of the rows that `keepOutputs` keeps. */
   #outputs: StepInput | null = null
 
   constructor(context: GpuContext, limits: BackendLimits, isKvQ8: boolean) {
@@ -52,7 +52,7 @@ export class AttentionKernels {
     return this.#layout
   }
 
-  /** Bytes of a block in one layer: of K, of V, and in q8 of their scales. */
+  /** Bytes per block in one layer: of K, of V, and for q8 of their scales. */
   #regionBytes({ headDim, numKvHeads }: KvShape, blockSize: number): readonly number[] {
     const half = blockSize * headDim * numKvHeads * (this.#isKvQ8 ? 1 : 2)
     return [half, half, ...(this.#isKvQ8 ? [2 * blockSize * numKvHeads * 4] : [])]
@@ -62,12 +62,12 @@ export class AttentionKernels {
     return this.#regionBytes(shape, blockSize).reduce((sum, bytes) => sum + bytes, 0)
   }
 
-  /** Bytes of all layers of one block. */
+  /** Bytes of one block over all layers. */
   blockBytes({ layers, blockSize }: KvLayout): number {
     return layers.reduce((sum, shape) => sum + this.#layerBytes(shape, blockSize), 0)
   }
 
-  /** Blocks of a pool at most: a layer's K and V are one binding. */
+  /** Most blocks of a pool: the whole buffer of a layer must fit one binding. */
   maxBlocks({ layers, blockSize }: KvLayout): number {
     const largest = Math.max(1, ...layers.map((shape) => this.#layerBytes(shape, blockSize)))
     return Math.floor(this.#context.capabilities.maxBindingBytes / largest)
@@ -104,7 +104,7 @@ export class AttentionKernels {
     return bufferBytes([...this.#partials.values()])
   }
 
-  /** Splits that all sequences of a full pool have, each cut by its own end: what a step can need unless sequences share blocks. */
+  /** Splits of all sequences of a full pool, where the last split of each may be short. A step needs no more, unless sequences share blocks. */
   static numPartials({ numBlocks, blockSize }: KvLayout, { maxSequences }: BackendLimits): number {
     return Math.ceil((numBlocks * blockSize) / SPLIT) + maxSequences
   }
@@ -114,7 +114,7 @@ export class AttentionKernels {
     this.#outputs = outputs
   }
 
-  /** One dispatch: norm, rope, q out, k and v into the pool. */
+  /** One dispatch: norm and rope, then q to `q`, and k and v to the pool. @throws Error where shapes do not fit */
   qkvRopeStore(q: Activation, qkv: Activation, options: QkvOptions, rope: GpuRope | null): PreparedOp {
     const context = this.#context
     const { layer, headDim, numHeads, numKvHeads, qkNorm, vNorm = null, isQueryOnly = false } = options
@@ -160,7 +160,7 @@ export class AttentionKernels {
     return { sources: [kernel], launch: (numRows) => launch.add(numHeads + 2 * numStored, numRows) }
   }
 
-  /** Up to three dispatches: single rows, row tiles, splits of single rows combined. */
+  /** Up to three kernels: single rows, tiles of rows, and the combination of the splits of single rows. */
   attention(out: Activation, q: Activation, options: AttentionOptions): PreparedOp {
     const context = this.#context
     const { layer, headDim, numHeads, numKvHeads, window, softcap, scale, bidirectional = false, sinks } = options
@@ -226,7 +226,7 @@ export class AttentionKernels {
         }
       }
       const ofAll = launchesOf('all')
-      // Where all rows are outputs, the items of the layers before are those of this one too.
+      // In a step whose rows are all outputs, layers after keepOutputs reuse the plan of the layers before it.
       return { sources, ofAll, ofOutputs: stepRows === 'all' ? ofAll : launchesOf('output') }
     }
     const groups = numHeads / headsPerItem(shape)
@@ -256,7 +256,7 @@ export class AttentionKernels {
     }
   }
 
-  /** What a bias is read from: values or buckets by distance, scores by bucket. */
+  /** The buffers of a bias: values or buckets by distance, then scores by bucket. */
   #biasBuffers(bias: AttentionOptions['bias'] | null): readonly GPUBuffer[] {
     const context = this.#context
     if (bias === null || bias === undefined) return []
@@ -264,7 +264,7 @@ export class AttentionKernels {
     return [context.vector(bias.buckets).buffer, context.activation(bias.scores).buffer]
   }
 
-  /** The pool of an op's layer. Throws where that has other heads. */
+  /** The pool of an op's layer. @throws Error where the pool was created for other heads */
   #pool({ layer, numKvHeads, headDim }: KvShape & { readonly layer: number }): KvPool {
     const pool = this.pools[layer]
     if (pool === undefined) throw new Error(`layer ${layer} is outside the pool of ${this.pools.length} layers`)
@@ -276,7 +276,7 @@ export class AttentionKernels {
     return pool
   }
 
-  /** The buffer of partial results of layers of this shape, and how many it holds. */
+  /** The buffer of partial results for layers of this shape, and how many results it has room for. */
   #createPartials({ numHeads, headDim }: AttentionShape): { readonly partials: GPUBuffer; readonly capacity: number } {
     const bytes = numHeads * (headDim + 2) * 4
     const most = Math.min(MAX_PARTIALS_BYTES, this.#context.capabilities.maxBindingBytes)
@@ -304,5 +304,5 @@ export class AttentionKernels {
   }
 }
 
-/** Where a region begins, in units of 16 bytes; 0 where there is none. */
+/** Where a region begins, in units of 16 bytes; 0 where the pool has no such region. */
 const base = ({ regions }: KvPool, region: 1 | 2): number => (regions[region]?.base ?? 0) / 16

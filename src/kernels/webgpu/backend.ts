@@ -1,6 +1,6 @@
 /**
- * The WebGPU backend: the ops of kernels/ops.ts in WGSL, through Dawn, on any adapter. What does not depend on the step (shapes, pipelines,
- * bind groups) is settled by `ready`; a step launches prepared ops, and endStep writes the step buffer, submits and reads one small buffer back.
+ * The WebGPU backend: the ops of kernels/ops.ts in WGSL, through Dawn, on any adapter. `ready` prepares everything that does not depend on the step
+ * (shapes, pipelines, bind groups). A step launches prepared ops; endStep writes the step buffer, submits, and reads back one small buffer.
  */
 import type { InspectableBackend } from '../inspect.ts'
 import type { Backend, HeadCall, OpSequence } from '../backend.ts'
@@ -42,7 +42,7 @@ import { uploadRope } from './rope.ts'
 import { StepQueue } from './step-queue.ts'
 import { GpuMemory, type WebGpuBackendOptions } from './memory.ts'
 
-/** A recorded sequence and, from `ready` on, its ops. */
+/** A recorded sequence of ops and, from `ready` on, its prepared ops. */
 interface PreparedSequence extends OpSequence {
   readonly ops: () => void
   readonly head: HeadCall | null
@@ -54,16 +54,16 @@ export class WebGpuBackend extends GpuMemory implements InspectableBackend {
   readonly #queue: StepQueue
   readonly #blocks: BlockTransfer
   readonly #sequences: PreparedSequence[] = []
-  /** The rows that ops work on: all of the step, or from `keepOutputs` on `#outputs`; null between steps. */
+  /** The rows that ops work on: the whole step, and after `keepOutputs` its output rows (`#outputs`); null between steps. */
   #rows: StepInput | null = null
   #outputs: StepInput | null = null
-  /** Of the whole step. */
+  /** Rows of the whole step. */
   #numRows = 0
-  /** The first dispatches of the step are submitted. */
+  /** `flush` has submitted the first dispatches of the step. */
   #isContinued = false
-  /** Of the rows that `pool` puts out in this step. */
+  /** Bytes of the rows that `pool` returns in this step. */
   #pooledBytes = 0
-  /** While a sequence is prepared, its ops so far. */
+  /** The prepared ops so far, while a sequence is being prepared. */
   #recording: PreparedOp[] | null = null
 
   constructor(options: WebGpuBackendOptions, gpu: GpuDevice) {
@@ -151,7 +151,7 @@ export class WebGpuBackend extends GpuMemory implements InspectableBackend {
     for (const op of prepared) op.launch(this.#step().numRows)
   }
 
-  /** Part of the sequence that is being prepared, or else of the step. `written`: the activations that it changes. */
+  /** Adds an op to the sequence that is being prepared, or else launches it in the step. `written`: the activations that the op changes. */
   #add(op: PreparedOp, ...written: readonly Activation[]): void {
     this.preparedRows.noteWrites(op, written)
     if (this.#recording !== null) this.#recording.push(op)
@@ -300,7 +300,7 @@ export class WebGpuBackend extends GpuMemory implements InspectableBackend {
   async endStep(options?: { readonly logits?: boolean }): Promise<StepOutput> {
     this.#step()
     this.#rows = null
-    // Checked here, not in the ops: the caller's contract is that endStep rejects.
+    // Checked here and not in the ops, because endStep is the call that rejects for a lost device.
     if (this.gpu.lost.error !== null) throw this.gpu.lost.error
     const { dispatches, step } = this.context
     this.device.queue.writeBuffer(this.context.stepBuffer(), 0, step.words())
@@ -368,14 +368,14 @@ export class WebGpuBackend extends GpuMemory implements InspectableBackend {
     return Promise.resolve()
   }
 
-  /** What a step that began and never ended has left: its copies are not the next step's. */
+  /** Discards a step that began and did not end, with its block copies: they must not run in the next step. */
   #abandonStep(): void {
     if (this.#rows === null) return
     this.#rows = null
     this.#blocks.abandonCopies()
   }
 
-  /** The rows that ops work on. */
+  /** The rows that ops work on. @throws Error outside a step */
   #step(): StepInput {
     if (this.#rows === null) throw new Error('an op was called outside beginStep .. endStep')
     return this.#rows
@@ -383,8 +383,8 @@ export class WebGpuBackend extends GpuMemory implements InspectableBackend {
 }
 
 /**
- * Opens the best adapter (software ones included; `hasRealGpu` tells).
- * @throws Error that says what to install when there is none
+ * Creates the backend on the best adapter, which may be a software one (see `hasRealGpu`).
+ * @throws Error that says what to install where there is none
  */
 export async function createWebGpuBackend(options: WebGpuBackendOptions): Promise<Backend & WebGpuBackend> {
   return new WebGpuBackend(options, await openDevice())

@@ -1,10 +1,10 @@
-/** KV blocks between places of the pool, and between the pool and the host. */
+/** Copies KV blocks within the pool, and between the pool and the host. */
 import type { KvLayout } from '../ops.ts'
 import type { AttentionKernels } from './attention.ts'
 import { createStorage, type GpuContext } from './context.ts'
 import type { StepQueue } from './step-queue.ts'
 
-/** Largest buffer that blocks are read through: several are used for more. */
+/** Largest readback buffer. Larger reads use several buffers. */
 const PIECE_BYTES = 64 * 2 ** 20
 
 /** Copies, reads and writes KV blocks. */
@@ -22,18 +22,18 @@ export class BlockTransfer {
     this.#queue = queue
   }
 
-  /** Bytes of all layers of one block of a pool of this layout. */
+  /** Bytes of one block over all layers, for a pool of this layout. */
   blockBytes(layout: KvLayout): number {
     return this.#attention.blockBytes(layout)
   }
 
   /** Notes a copy for the coming step. */
   copy(source: number, destination: number, numTokens: number): void {
-    // The whole block goes: tokens past numTokens are written before they are ever attended to, and one copy per layer is cheapest.
+    // The whole block is copied: tokens past numTokens are overwritten before any row attends to them, and one copy per region is cheapest.
     if (numTokens > 0) this.#copies.push({ source, destination })
   }
 
-  /** Forgets the noted copies: their step will not be. */
+  /** Forgets the noted copies, because their step will not run. */
   abandonCopies(): void {
     this.#copies.length = 0
   }
@@ -49,7 +49,7 @@ export class BlockTransfer {
       if (source === destination) continue
       for (const { buffer: pool, regions } of pools) {
         for (const { base, bytes } of regions) {
-          // Within one buffer a copy must not be direct: WebGPU forbids equal source and destination.
+          // Through a scratch buffer, because WebGPU forbids copies within one buffer.
           encoder.copyBufferToBuffer(pool, base + source * bytes, scratch, 0, bytes)
           encoder.copyBufferToBuffer(scratch, 0, pool, base + destination * bytes, bytes)
         }
@@ -59,13 +59,13 @@ export class BlockTransfer {
     scratch.destroy()
   }
 
-  /** Opaque bytes of the blocks, after everything submitted so far. */
+  /** Reads the blocks as opaque bytes, after everything submitted so far. */
   async read(blocks: readonly number[]): Promise<Uint8Array> {
     this.#check(blocks)
     const blockBytes = this.blockBytes(this.#attention.layout)
     const perPiece = Math.max(1, Math.floor(this.#maxPieceBytes / blockBytes))
     const pieces: Promise<ArrayBuffer>[] = []
-    // All are submitted here, before anything is awaited: the steps that follow may write to the blocks.
+    // All reads are submitted before anything is awaited, because later steps may write to the blocks.
     for (let first = 0; first < blocks.length; first += perPiece) {
       const piece = blocks.slice(first, first + perPiece)
       const copy = (encoder: GPUCommandEncoder, target: GPUBuffer) =>
@@ -81,14 +81,14 @@ export class BlockTransfer {
     return bytes
   }
 
-  /** Throws when `bytes` are not those of as many blocks. */
+  /** Writes blocks from the bytes that `read` returned. @throws Error where the number of bytes does not fit the number of blocks */
   write(blocks: readonly number[], bytes: Uint8Array): void {
     const expected = blocks.length * this.blockBytes(this.#attention.layout)
     if (bytes.byteLength !== expected) {
       throw new Error(`writeBlocks: ${bytes.byteLength} bytes for ${blocks.length} blocks, expected ${expected}`)
     }
     this.#check(blocks)
-    // The queue copies at once and keeps the order with the steps.
+    // writeBuffer copies the data at once, and the queue keeps its order with the steps.
     const copy = bytes.slice()
     this.#forEachPiece(blocks, (pool, poolAt, at, length) =>
       this.#device.queue.writeBuffer(pool, poolAt, copy, at, length),
@@ -101,7 +101,7 @@ export class BlockTransfer {
     if (outside !== undefined) throw new Error(`block ${outside} is outside the pool of ${numBlocks}`)
   }
 
-  /** Visits the regions of each block in each layer with their places in the opaque bytes: block, layer, region. */
+  /** Visits each region of each block in each layer, with its place in the opaque bytes. Their order is [block][layer][region]. */
   #forEachPiece(
     blocks: readonly number[],
     visit: (pool: GPUBuffer, poolAt: number, at: number, length: number) => void,

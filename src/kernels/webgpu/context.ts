@@ -1,4 +1,4 @@
-/** What the launchers share: the device, pipelines, the step's buffers, prepared launches, and the list of dispatches that a step is. */
+/** What the launchers share: the device, pipelines, the step's buffers, prepared launches, and the list of a step's dispatches. */
 import type { Activation, Norm, Vector } from '../ops.ts'
 import type { Capabilities } from './device.ts'
 import type { BindingKind, KernelSource, Pipelines } from './pipelines.ts'
@@ -12,9 +12,9 @@ export interface GpuVector extends Vector {
 export interface GpuActivation extends Activation {
   readonly id: number
   readonly buffer: GPUBuffer
-  /** Floats per row: cols padded to whole blocks of 32, the padding zero. */
+  /** Floats per row: `cols`, padded with zeros to whole blocks of 32. */
   readonly stride: number
-  /** Rows there is room for. */
+  /** Rows that the buffer has room for. */
   readonly maxRows: number
 }
 
@@ -24,52 +24,52 @@ interface Dispatch {
   group: GPUBindGroup
   x: number
   y: number
-  /** Floating-point operations, where there are enough of them to matter for how long the dispatch takes; else 0. */
+  /** Floating-point operations; 0 for dispatches with too few to matter for the time of a submission. */
   operations: number
 }
 
-/** Everything of a backend that its launchers need. */
+/** The parts of a backend that its launchers need. */
 export interface GpuContext {
   readonly device: GPUDevice
   readonly capabilities: Capabilities
-  /** Floating-point operations that one submission may have, see step-queue.ts. */
+  /** Most floating-point operations of one submission, see step-queue.ts. */
   readonly submissionOperations: number
   readonly pipelines: Pipelines
   readonly step: StepWriter
-  /** Storage buffer that holds the step's words, as large as the longest step. */
+  /** The storage buffer for the step's words, as large as the longest step. */
   readonly stepBuffer: () => GPUBuffer
-  /** Rows of the ops that are being prepared: bindings say which. */
+  /** The rows that the ops being prepared work on. It is written to their uniforms. */
   stepRows: StepRows
   /** The step's dispatches so far. */
   readonly dispatches: DispatchList
-  /** Stands in for bindings a variant does not read. */
+  /** A small buffer for the bindings that a kernel variant does not read. */
   readonly nothing: GPUBuffer
   vector(vector: Vector): GpuVector
   activation(activation: Activation): GpuActivation
 }
 
-/** An op of the forward pass with all that is the same in every step: shapes checked, pipelines chosen, bind groups made. */
+/** An op of the forward pass, prepared once for all steps: its shapes are checked, its pipelines chosen and its bind groups made. */
 export interface PreparedOp {
-  /** Every kernel the op may launch, whatever the number of rows. */
+  /** Every kernel that the op may launch, for any number of rows. */
   readonly sources: readonly KernelSource[]
   /**
-   * Makes the op write its rows quantised too, beside the f32 ones. To be called before `sources` or `launch` is used. False: it cannot do that, or
-   * does it for others.
+   * Makes the op write its rows quantised as well as in f32. Call it before `sources` or `launch` is used. Returns false where the op cannot do so or
+   * already does so for another product.
    */
   readonly quantize?: (results: QuantizedResults) => boolean
   /** Adds the op's dispatches for a step of `numRows` rows. */
   launch(numRows: number): void
 }
 
-/** How the products that follow an op take the rows that it computes (wgsl/quantize.wgsl). */
+/** The form in which an op writes its rows for the products that follow it (wgsl/quantize.wgsl). */
 export interface QuantizedResults {
   readonly buffer: GPUBuffer
-  /** Of the norm before those products; null: there is none. */
+  /** Weight of the norm between the op and those products; null: there is no norm. */
   readonly weight: GPUBuffer | null
   readonly defines: { readonly NIBBLES: number; readonly GROUP16: number; readonly NORM: number }
 }
 
-/** A step's dispatches. The entries are kept for the steps that follow: the steady state allocates nothing. */
+/** A step's dispatches. Later steps reuse the entries, so that a steady state allocates nothing. */
 export class DispatchList {
   readonly #entries: Dispatch[] = []
   length = 0
@@ -98,7 +98,7 @@ export class DispatchList {
 
 export type Uniform = number | { readonly f32: number }
 
-/** The bind group of a kernel call: the step buffer, a uniform block of `params`, and `buffers`, bindings from 2 on. */
+/** The bind group of a kernel call: the step buffer (binding 0), a uniform block with `params` (1), and `buffers` (from 2 on). */
 export function bind(
   context: GpuContext,
   label: string,
@@ -110,7 +110,7 @@ export function bind(
   return context.pipelines.bind(bindings, [context.stepBuffer(), uniform, ...buffers])
 }
 
-/** A uniform buffer with the given words. */
+/** Creates a uniform buffer with the given words: u32, or f32 where so marked. */
 export function createUniform(device: GPUDevice, label: string, params: readonly Uniform[]): GPUBuffer {
   const buffer = device.createBuffer({
     label,
@@ -127,7 +127,7 @@ export function createUniform(device: GPUDevice, label: string, params: readonly
   return buffer
 }
 
-/** A kernel with its bindings: what a dispatch needs but the size of its grid. */
+/** A kernel with its bindings: everything that a dispatch needs except the size of its grid. */
 export class Launch {
   readonly source: KernelSource
   readonly #context: GpuContext
@@ -148,8 +148,8 @@ export class Launch {
 }
 
 /**
- * A kernel whose dispatch may outlast a driver's watchdog: cut along one side of its grid into dispatches of at most `submissionOperations`, whose
- * bind groups say how many workgroups of that side stand before them.
+ * A kernel whose dispatch could outlast a driver's watchdog. Its grid is cut along one side into dispatches of at most `submissionOperations`. Each
+ * has its own bind group, with the number of workgroups before it on that side.
  */
 export class LongLaunch {
   readonly source: KernelSource
@@ -158,7 +158,7 @@ export class LongLaunch {
   readonly #groupAt: (first: number) => GPUBindGroup
   readonly #pieces = new Map<number, Launch>()
 
-  /** @param groupAt the bind group of the dispatch that begins at workgroup `first` of the side */
+  /** @param groupAt makes the bind group of the dispatch that begins at workgroup `first` of the side */
   constructor(context: GpuContext, source: KernelSource, side: 'x' | 'y', groupAt: (first: number) => GPUBindGroup) {
     this.source = source
     this.#context = context
@@ -167,12 +167,12 @@ export class LongLaunch {
     this.#piece(0)
   }
 
-  /** Adds the dispatches of a grid of x by y workgroups, which take so many operations together. */
+  /** Adds the dispatches of a grid of x by y workgroups. @param operations floating-point operations of the whole grid */
   add(x: number, y: number, operations: number): void {
     const length = this.#side === 'x' ? x : y
     const most = this.#context.submissionOperations
     const fits = Math.max(1, Math.floor(length / Math.max(1, Math.ceil(operations / most))))
-    // Powers of two: steps of other lengths are cut at the same places, and find the bind groups there.
+    // Powers of two: steps of other lengths are then cut at the same places and reuse the bind groups.
     const size = fits === length ? length : 2 ** Math.floor(Math.log2(fits))
     for (let first = 0; first < length; first += size) {
       const count = Math.min(size, length - first)
@@ -192,12 +192,12 @@ export class LongLaunch {
   }
 }
 
-/** The buffer of a norm's weight; an empty buffer without a norm. */
+/** The buffer of a norm's weight; without a norm, the buffer for unused bindings. */
 export function normWeight(context: GpuContext, norm: Norm | undefined): GPUBuffer {
   return norm === undefined ? context.nothing : context.vector(norm.weight).buffer
 }
 
-/** Creates a storage buffer. All of them can be copied from and to: reads for tests and blocks, uploads. */
+/** Creates a storage buffer of `size` bytes that can be copied from (reads of tests and of KV blocks) and to (uploads). */
 export function createStorage(device: GPUDevice, label: string, size: number): GPUBuffer {
   return device.createBuffer({
     label,
@@ -208,7 +208,7 @@ export function createStorage(device: GPUDevice, label: string, size: number): G
 
 /**
  * Creates a storage buffer for the rows of a step.
- * @throws Error where the adapter cannot bind that many
+ * @throws Error where they exceed the adapter's largest binding
  */
 export function createRows(
   { device, capabilities }: Pick<GpuContext, 'device' | 'capabilities'>,
@@ -226,6 +226,6 @@ export function createRows(
   return createStorage(device, label, numRows * rowBytes)
 }
 
-/** Size of buffers together; those that are not there yet count nothing. */
+/** Total size of buffers in bytes; null stands for a buffer that has not been created yet. */
 export const bufferBytes = (buffers: readonly (GPUBuffer | null)[]): number =>
   buffers.reduce((sum, buffer) => sum + (buffer?.size ?? 0), 0)

@@ -1,16 +1,16 @@
-/** The adapter and the device: Dawn's switches, limits, capabilities, and how often its promises are polled. */
+/** Finds the adapter and opens the device: Dawn's toggles, limits and capabilities. */
 import { existsSync } from 'node:fs'
 import { create, globals } from 'webgpu'
 import { DeviceLostError } from '../backend.ts'
 
-/** What kernels may rely on. */
+/** The properties of a device that kernels depend on. */
 export interface Capabilities {
-  /** A CPU pretending to be a GPU. It runs the same kernels, slowly. */
+  /** The adapter is software on the CPU. It runs the same kernels, slowly. */
   readonly isSoftware: boolean
-  /** dot4I8Packed of WGSL's packed_4x8_integer_dot_product. */
+  /** WGSL's language feature packed_4x8_integer_dot_product: dot4I8Packed. */
   readonly hasPackedDot: boolean
   readonly hasTimestamps: boolean
-  /** Largest storage binding in bytes: larger weights are sharded by rows. */
+  /** Largest storage binding, in bytes. Larger weights are sharded by rows. */
   readonly maxBindingBytes: number
 }
 
@@ -19,16 +19,17 @@ export interface GpuDevice {
   readonly capabilities: Capabilities
   readonly adapterName: string
   readonly driver: string
-  /** Set once, when the device is gone. */
+  /** `error` is set once, when the device is lost. */
   readonly lost: { error: DeviceLostError | null }
-  /** First validation or out-of-memory error since the last call, or null. */
+  /** Returns and clears the first validation or out-of-memory error since the last call, or null. */
   takeError(): Error | null
 }
 
 /**
- * - vulkan_enable_f16_on_nvidia, use_vulkan_memory_model: what Dawn otherwise hides on NVIDIA.
- * - disable_workgroup_init: no kernel reads workgroup memory before it wrote it.
- * Robust buffer access stays on: an index computed from a block table must never reach another tenant's memory.
+ * Dawn's toggles:
+ * - vulkan_enable_f16_on_nvidia, use_vulkan_memory_model: features that Dawn otherwise hides on NVIDIA.
+ * - disable_workgroup_init: no kernel reads workgroup memory before it has written it.
+ * Robust buffer access stays on: an index computed from a block table must never reach memory outside its buffer.
  */
 export const ENABLED_TOGGLES = [
   'vulkan_enable_f16_on_nvidia',
@@ -40,10 +41,10 @@ const DISABLED_TOGGLES = ['timestamp_quantization']
 
 let instance: GPU | null = null
 
-/** One Dawn instance a thread, made on first use. It is never dropped: devices of a collected instance crash. */
+/** The Dawn instance of this thread, created on first use. It is never released: devices crash after their instance is garbage-collected. */
 function gpuInstance(): GPU {
   if (instance === null) {
-    // The package's enumerations (GPUBufferUsage, GPUMapMode) and classes are no globals in Node until they are put there.
+    // Node has no WebGPU globals: the package's enumerations (GPUBufferUsage, GPUMapMode) and classes become globals here.
     for (const [name, value] of Object.entries(globals)) {
       if (!(name in globalThis)) Object.defineProperty(globalThis, name, { value, configurable: true, writable: true })
     }
@@ -59,7 +60,7 @@ async function requestAdapter(): Promise<GPUAdapter | null> {
   return gpuInstance().requestAdapter({ powerPreference: 'high-performance' })
 }
 
-/** Mesa's lavapipe and Google's SwiftShader report themselves so; a discrete GPU never does. */
+/** Whether an adapter is software: Mesa's lavapipe and Google's SwiftShader report one of these properties, and no hardware does. */
 function isSoftwareAdapter(info: GPUAdapterInfo): boolean {
   return (
     info.architecture === 'software' ||
@@ -68,12 +69,12 @@ function isSoftwareAdapter(info: GPUAdapterInfo): boolean {
   )
 }
 
-/** Where Linux shows GPUs to programs: Direct Rendering Manager's nodes, NVIDIA's own, and Windows' under WSL. */
+/** Where Linux has the device nodes of GPUs: those of the Direct Rendering Manager, of NVIDIA's driver, and of Windows under WSL. */
 const LINUX_GPU_NODES = ['/dev/dri', '/dev/nvidiactl', '/dev/dxg']
 
 /** Whether the machine has an adapter that is real hardware (decides `--device auto`). Never throws. */
 export async function hasRealGpu(): Promise<boolean> {
-  // Without a node there is no GPU to find, and asking Dawn for one would print what it misses.
+  // Without a node there is no GPU, and Dawn would print what it misses.
   if (process.platform === 'linux' && !LINUX_GPU_NODES.some((path) => existsSync(path))) return false
   try {
     const adapter = await requestAdapter()
@@ -93,13 +94,13 @@ export async function hasAdapter(): Promise<boolean> {
 }
 
 /**
- * Opens the best adapter with all its limits.
- * @throws Error that says what to install when there is no adapter
+ * Opens a device on the best adapter, with the adapter's own limits in place of WebGPU's defaults.
+ * @throws Error that says what to install where there is no adapter
  */
 export async function openDevice(): Promise<GpuDevice> {
   const adapter = await requestAdapter()
   if (adapter === null) {
-    // Dawn refuses Mesa before 23 without a word: it lacks dynamic indexing of uniform arrays.
+    // Dawn silently refuses Mesa before version 23, which lacks dynamic indexing of uniform arrays.
     throw new Error(
       'no WebGPU adapter: a GPU needs its Vulkan driver (or Metal, or Direct3D 12). Mesa has to be version 23 or later: Debian 12 has it in bookworm-backports (apt-get install -t bookworm-backports mesa-vulkan-drivers). Software Vulkan is in the same package, chosen with VK_DRIVER_FILES=/usr/share/vulkan/icd.d/lvp_icd.json',
     )

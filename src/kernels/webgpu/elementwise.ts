@@ -1,4 +1,4 @@
-/** Ops over single rows, and pooling: embed, normAdd, layerNorm, pool. */
+/** Ops on single rows, and pooling: embed, normAdd, layerNorm, pool. */
 import type { Activation, LayerNorm, Norm, Pooling } from '../ops.ts'
 import { bind, Launch, normWeight, type GpuContext, type PreparedOp } from './context.ts'
 import type { GpuMatrix, WeightForm } from './matrix.ts'
@@ -10,7 +10,7 @@ const LAYER_NORM_INPLACE: readonly BindingKind[] = ['read', 'uniform', 'read', '
 const POOL: readonly BindingKind[] = ['read', 'uniform', 'read', 'write']
 const NORM_ADD: readonly BindingKind[] = ['read', 'uniform', 'read', 'read', 'write']
 
-/** Rows by token or by place (`embedAdd`), written or added. */
+/** Whether rows are gathered by token or by place (`embedAdd`), and written or added. */
 type EmbedKind = 'tokens' | 'addedTokens' | 'addedPlaces'
 
 /** The kernel that gathers embedding rows. */
@@ -30,7 +30,7 @@ function layerNormSource(isInPlace: boolean, hasBias: boolean): KernelSource {
   return { name: 'layer-norm', bindings: isInPlace ? LAYER_NORM_INPLACE : LAYER_NORM, defines }
 }
 
-/** out[r] = or += table[tokens[r]] * scale, or out[r] += table[places[r]] * scale */
+/** out[r] = table[tokens[r]] * scale, or out[r] += table[tokens[r]] * scale, or out[r] += table[places[r]] * scale */
 export function embed(
   context: GpuContext,
   out: Activation,
@@ -110,7 +110,7 @@ const POOLINGS: Readonly<Record<Pooling, number>> = {
   rootMean: 5,
 }
 
-/** A row for each sequence into `pooled` [sequences, cols]. @param numSequences of the step that is being made */
+/** Writes one row per sequence to `pooled`, f32 [sequences, cols]. @param numSequences returns the number of sequences of the current step */
 export function pool(
   context: GpuContext,
   x: Activation,

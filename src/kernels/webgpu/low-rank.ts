@@ -1,4 +1,4 @@
-/** addLowRank and activate: their buffers, kernels and launches. */
+/** addLowRank (LoRA updates) and activate: their buffers, kernels and launches. */
 import { Handles } from '../handles.ts'
 import { checkActivate, checkLowRank, packLowRank } from '../low-rank.ts'
 import type { ActivateOptions, Activation, LowRank, LowRankPart, Norm } from '../ops.ts'
@@ -11,9 +11,9 @@ const DOWN: readonly BindingKind[] = ['read', 'uniform', 'read', 'read', 'read',
 const UP: readonly BindingKind[] = ['read', 'uniform', 'read', 'read', 'read', 'write']
 const ACTIVATE: readonly BindingKind[] = ['read', 'uniform', 'read', 'write']
 
-/** Ranks of a workgroup of the first product. */
+/** Ranks per workgroup of the first product. */
 const RANKS = 4
-/** Columns of a workgroup of the second, and of `activate`. */
+/** Columns per workgroup of the second product, and of `activate`. */
 const COLUMNS = 64
 
 const downSource = (hasNorm: boolean): KernelSource => ({
@@ -31,12 +31,12 @@ interface GpuLowRank extends LowRank {
   readonly rank: number
 }
 
-/** The updates that a model loaded, and the ops addLowRank and activate. */
+/** The low-rank updates that a model has loaded, and the ops addLowRank and activate. */
 export class LowRankKernels {
   readonly #context: GpuContext
   readonly #maxRows: number
   readonly #updates = new Handles<LowRank, GpuLowRank>('low-rank update')
-  /** f32 [maxRows, #rank]: what `down` gave. */
+  /** f32 [maxRows, #rank]: the results of the first product. */
   #between: GPUBuffer | null = null
   #rank = 0
 
@@ -123,7 +123,7 @@ export class LowRankKernels {
     return { sources: [ACTIVATE_SOURCE], launch: (numRows) => launch.add(Math.ceil(cols / COLUMNS), numRows) }
   }
 
-  /** The backend is closed: handles are no longer served. */
+  /** Forgets all updates, when the backend closes. */
   clear(): void {
     this.#updates.clear()
   }

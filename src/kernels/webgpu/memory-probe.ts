@@ -1,10 +1,10 @@
-/** How much memory a device has to give: WebGPU does not say, so it is asked for in pieces until there is none. */
+/** Measures how much memory a device can allocate. WebGPU does not report it, so the probe allocates pieces until an allocation fails. */
 
 const PIECE_BYTES = 256 << 20
-/** Of what was had: scratch, staging and the driver itself need the rest. */
+/** Usable share of what could be allocated: scratch, staging and the driver need the rest. */
 const USABLE_SHARE = 0.85
 
-/** Bytes that can be allocated now, at most `atMostBytes`; all are freed again. Never rejects for want of memory. */
+/** Bytes that can be allocated now, at most `atMostBytes`. All are freed again. A failed allocation does not reject. */
 export async function tryAllocate(device: GPUDevice, atMostBytes: number): Promise<number> {
   const pieces: GPUBuffer[] = []
   const size = Math.min(PIECE_BYTES, device.limits.maxBufferSize)

@@ -1,4 +1,4 @@
-/** Device memory of the WebGPU backend: weights as they are packed, activations, pools. */
+/** Device memory of the WebGPU backend: packed weights, activations, pools. */
 import { Handles } from '../handles.ts'
 import type { BackendInfo, BackendOptions, ExpertsUse, MemoryUse, MatrixUse, StoredMatrix } from '../backend.ts'
 import type {
@@ -43,20 +43,20 @@ import { SUBMISSION_OPERATIONS } from './step-queue.ts'
 import { maxStepBytes, StepWriter } from './step-layout.ts'
 
 export interface WebGpuBackendOptions extends BackendOptions {
-  /** Largest storage binding in bytes to use, below the adapter's own: makes sharding testable with small weights. */
+  /** Largest storage binding to use, in bytes, if below the adapter's limit. For tests: shards small weights. */
   readonly maxBindingBytes?: number
-  /** Floating-point operations that a submission may have; see step-queue.ts. Makes small steps splittable. */
+  /** Most floating-point operations of a submission, see step-queue.ts. For tests: splits small steps. */
   readonly submissionOperations?: number
-  /** Candidates for a threshold of top-k or top-p that are listed, see sample.ts. */
+  /** Most candidates that are listed for a threshold of top-k or top-p, see sample.ts. */
   readonly listCapacity?: number
-  /** Do without dot4I8Packed, whatever the adapter has: makes its replacement testable on any. */
+  /** Do not use dot4I8Packed even where the adapter has it. For tests: runs its replacement on any adapter. */
   readonly avoidPackedDot?: boolean
 }
 
-/** A device and what a model holds on it: weights, activations, pools, with the kernels that own buffers of their own. */
+/** A device and what a model has on it: weights, activations, pools, and the kernels that own further buffers. */
 export class GpuMemory {
   readonly info: BackendInfo
-  /** The device itself. Destroying it is what a lost device looks like. */
+  /** The device. Tests destroy it to simulate a lost device. */
   readonly device: GPUDevice
   protected readonly options: WebGpuBackendOptions
   protected readonly gpu: GpuDevice
@@ -76,7 +76,7 @@ export class GpuMemory {
   protected readonly ropes = new Handles<RopeTable, GpuRope>('rope table')
   protected stepBuffer: GPUBuffer | null = null
   #nextId = 1
-  /** Where `pool` puts its rows, [maxSequences, cols]. */
+  /** f32 [maxSequences, cols]: the results of `pool`. */
   protected pooled: GPUBuffer | null = null
   protected isClosed = false
 
@@ -192,7 +192,7 @@ export class GpuMemory {
 
   loadVector(label: string, values: Float32Array): Vector {
     this.checkAlive()
-    // Padded like activations: kernels read whole blocks.
+    // Padded like activations, because kernels read whole blocks of 32.
     const buffer = createStorage(this.device, label, Math.ceil(values.length / 32) * 128)
     this.device.queue.writeBuffer(buffer, 0, values.slice())
     return this.vectors.add({ label, length: values.length, id: this.#nextId++, buffer })
@@ -277,7 +277,7 @@ export class GpuMemory {
     return this.attentionKernels.maxBlocks(layout)
   }
 
-  /** Not of a software adapter, whose memory is the host's. */
+  /** Bytes that the device can allocate, at most `atMostBytes`. A software adapter is not probed: it uses the host's memory. */
   async tryAllocate(atMostBytes: number): Promise<number> {
     return this.info.isSoftware ? atMostBytes : tryAllocate(this.device, atMostBytes)
   }
@@ -294,7 +294,7 @@ export class GpuMemory {
     if (this.gpu.lost.error !== null) throw this.gpu.lost.error
   }
 
-  /** Forgets all that is held; the buffers go with the device. */
+  /** Forgets all handles; destroying the device frees the buffers. */
   protected clear(): void {
     for (const handles of [this.matrices, this.vectors, this.activations, this.ropes]) handles.clear()
     for (const handles of [this.expertMatrices, this.routings]) handles.clear()

@@ -1,4 +1,4 @@
-/** Shader text to compute pipelines: one pipeline for each (kernel, defines), with an explicit bind group layout that all variants of a kernel share. */
+/** Compiles shaders to compute pipelines: one for each (kernel, defines), with an explicit bind group layout per list of bindings. */
 import { readFileSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { preprocess, type Defines } from './preprocessor.ts'
@@ -7,7 +7,7 @@ import { preprocess, type Defines } from './preprocessor.ts'
 export type BindingKind = 'read' | 'write' | 'uniform'
 
 export interface KernelSource {
-  /** File under wgsl/, without its ending. */
+  /** Name of the file under wgsl/, without its extension. */
   readonly name: string
   readonly bindings: readonly BindingKind[]
   readonly defines: Defines
@@ -15,7 +15,7 @@ export interface KernelSource {
 
 const sources = new Map<string, string>()
 
-/** Text of a shader file. */
+/** Reads the text of a shader file, from the disk once. */
 function readShader(name: string): string {
   let text = sources.get(name)
   if (text === undefined) {
@@ -25,7 +25,7 @@ function readShader(name: string): string {
   return text
 }
 
-/** The text a pipeline is compiled from. */
+/** The preprocessed text that a pipeline is compiled from. */
 function shaderText({ name, defines }: Pick<KernelSource, 'name' | 'defines'>): string {
   return preprocess(`${name}.wgsl`, defines, readShader)
 }
@@ -36,7 +36,7 @@ function kernelKey({ name, defines }: KernelSource): string {
   return key
 }
 
-/** Pipelines compiled at a time: enough for the driver's threads. */
+/** Most pipelines that are compiled at a time: enough to use all threads of the driver. */
 const MAX_COMPILING = Math.min(8, availableParallelism())
 
 const BUFFER_TYPES = { read: 'read-only-storage', write: 'storage', uniform: 'uniform' } as const
@@ -77,8 +77,8 @@ export class Pipelines {
   }
 
   /**
-   * Compiles all that are not there yet, some side by side. Rejects with the first that an adapter refuses, or when the signal is aborted: in either
-   * case only once none is being compiled any more, for a process that ends meanwhile is aborted by the driver.
+   * Compiles all kernels that have no pipeline yet, several at a time. Rejects with the first error of the adapter, or when the signal is aborted. In
+   * both cases it first waits for the compilations in progress: a driver aborts a process that ends during one.
    */
   async compile(sources: Iterable<KernelSource>, signal?: AbortSignal): Promise<void> {
     const missing = new Map<string, KernelSource>()
@@ -103,7 +103,7 @@ export class Pipelines {
     if (failures.length > 0) throw failures[0]
   }
 
-  /** The pipeline; compiled here where `compile` was not asked to. */
+  /** The pipeline of a kernel. It is compiled here, synchronously, where `compile` has not done so. */
   get(source: KernelSource): GPUComputePipeline {
     const key = kernelKey(source)
     let pipeline = this.#pipelines.get(key)

@@ -1,17 +1,17 @@
 /**
- * Dawn's Node bindings ask for finished work from a chain of setImmediate callbacks for as long as a promise is pending: thousands of
- * polls a millisecond, which on a software adapter take the processor time the kernels need. While a step runs, the chain is slowed down
- * to a poll a millisecond until shortly before the step is expected to end, so that nothing is lost on a fast GPU either.
+ * While a promise is pending, Dawn's Node bindings poll for finished work in a chain of setImmediate callbacks: thousands of polls per millisecond.
+ * On a software adapter they take the processor time that the kernels need. This module slows the chain to one poll per millisecond while a step
+ * runs, until shortly before its expected end, so that a fast GPU loses no time either.
  */
 
-/** Within this of the expected end, polls are as fast as the event loop turns. */
+/** Within this many milliseconds of the expected end, polling runs at full speed. */
 const FAST_POLL_MS = 1.5
 
 let numWaits = 0
 let expectedEndMs = 0
 let installed = false
 
-/** Dawn looks `setImmediate` up on globalThis for every poll; its callback is the only native one handed to it. */
+/** Whether a callback is Dawn's. Dawn looks up `setImmediate` on globalThis for every poll, and no other caller passes it a native function. */
 function isNative(callback: unknown): boolean {
   return typeof callback === 'function' && Function.prototype.toString.call(callback).includes('[native code]')
 }
@@ -23,16 +23,16 @@ function install(): void {
   const throttled = (callback: (...args: unknown[]) => void, ...args: unknown[]) => {
     if (numWaits > 0 && isNative(callback)) {
       const remaining = expectedEndMs - performance.now()
-      // Past the expected end as well: an unusually long step must not spin either.
+      // Also long after the expected end: an unusually long step must not spin either.
       if (Math.abs(remaining) > FAST_POLL_MS) return setTimeout(callback, 1, ...args)
     }
     return original(callback, ...args)
   }
-  // util.promisify(setImmediate) and the typings' __promisify__ live on the function.
+  // util.promisify uses a property of the function, and the typings require its __promisify__.
   globalThis.setImmediate = Object.assign(throttled, original) as typeof setImmediate
 }
 
-/** Estimates how long steps take and slows Dawn's polling down meanwhile. One for each backend. */
+/** Estimates how long steps take and slows Dawn's polling down while they run. One per backend. */
 export class PollThrottle {
   #averageMs = 0
 
@@ -40,7 +40,7 @@ export class PollThrottle {
     install()
   }
 
-  /** Awaits a promise of Dawn's. `work` is proportional to the expected time (rows of the step). */
+  /** Awaits a promise from Dawn. @param work a number that the expected time is proportional to: the rows of the step */
   async wait<T>(promise: Promise<T>, work: number): Promise<T> {
     const started = performance.now()
     numWaits++

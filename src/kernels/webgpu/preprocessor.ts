@@ -1,24 +1,23 @@
 /**
  * The preprocessor of the .wgsl files. Four constructs, one per line:
  *
- *     #include "step.wgsl"         the text of another file, once a place
+ *     #include "step.wgsl"         the text of another file, at every place that includes it
  *     #if TM > 1 && !NORM          / #else / #endif; an undefined name is 0
  *     #repeat i R                  / #end: the body R times, with i = 0 .. R - 1
  *     $(i * LANES % 32)            the value of an integer expression, anywhere in a line
  *
- * Why not WGSL's override constants: they specialise numbers, and these parameters choose types (vec4 or scalar reads), code (a format's
- * unpacking) and how many variables there are. Accumulators must be variables of their own: drivers that do not unroll a loop over an array keep
- * the array in memory, and only workgroup arrays may be sized by an override at all. The lane of subgroupBroadcast must be a constant
- * expression, which an override is not. And they would save nothing where it costs: a pipeline with other values of its overrides is compiled
- * anew by the driver, 0.1 to 3 s on a software adapter, beside a millisecond for reading the text. The few numbers that could be overrides
- * (threads of a workgroup, tokens of a block) are defines like the rest, so that there is one mechanism.
+ * Why not WGSL's override constants: they specialise only numbers, while these parameters choose types (vec4 or scalar reads), code (the unpacking of
+ * a format) and the number of variables. Each accumulator must be a variable: drivers that do not unroll a loop over an array keep the array in
+ * memory, and an override can size only workgroup arrays. Overrides would not save time either: for new values, the driver compiles the pipeline
+ * again, which takes 0.1 to 3 s on a software adapter, against a millisecond for this preprocessor. The few numbers that could be overrides (threads
+ * per workgroup, tokens per block) are defines like the rest, so that there is only one mechanism.
  */
 
 export type Defines = Readonly<Record<string, number>>
 
 type Variables = Map<string, number>
 
-/** Integer expressions with C's precedence: || && comparisons + - * / % ! ( ). Division truncates. */
+/** Evaluates an integer expression with C's precedence: || && comparisons + - * / % ! ( ). Division truncates towards zero. */
 function evaluate(text: string, variables: Variables): number {
   const tokens = text.match(/\d+|[A-Za-z_]\w*|&&|\|\||[<>=!]=|[-+*/%<>!()]|\S/g) ?? []
   let at = 0
@@ -107,10 +106,10 @@ function substitute(line: string, variables: Variables): string {
 
 /**
  * Expands a shader.
- * @param name file to start from
- * @param defines names and values of #if, #repeat and $(...) expressions
- * @param read text of a named file
- * @throws Error naming the file and line of a construct that is wrong
+ * @param name the file to start from
+ * @param defines values of the names in #if, #repeat and $(...) expressions
+ * @param read returns the text of a named file
+ * @throws Error that describes a malformed directive, with its file and line, or a malformed expression
  */
 export function preprocess(name: string, defines: Defines, read: (name: string) => string): string {
   const variables: Variables = new Map(Object.entries(defines))

@@ -1,11 +1,11 @@
-/** The results buffer of a step, read back in one piece: timestamps, sampled tokens, log-probabilities. */
+/** The layout of a step's results buffer, which is read back as a whole: timestamps, sampled tokens, log-probabilities. */
 import type { TokenLogprobs } from '../sample-spec.ts'
 
-/** Word of the first sampled token; timestamps lie before it. wgsl/sample-io.wgsl has the same constants. */
+/** Word of the first sampled token, after the timestamps. wgsl/sample-io.wgsl has the same constants. */
 export const RESULT_TOKENS = 64
 /** Log-probabilities that one row can return. */
 const MAX_TOP = 20
-/** Words of one row's log-probabilities: logprob, rank, tokens, their log-probabilities. */
+/** Words of one row's log-probabilities: logprob, rank, MAX_TOP tokens, their MAX_TOP log-probabilities. */
 export const RESULT_WORDS = 2 + 2 * MAX_TOP
 
 export interface LogprobSlot {
@@ -13,7 +13,7 @@ export interface LogprobSlot {
   readonly topN: number
 }
 
-/** What a step asked for and where it lies. */
+/** The results that a step asked for, and where they are. */
 export interface ResultLayout {
   readonly numSamples: number
   readonly logprobs: readonly (LogprobSlot | null)[]
@@ -33,7 +33,7 @@ function readLogprobs(bytes: ArrayBuffer, { word, topN }: LogprobSlot): TokenLog
   }
 }
 
-/** Tokens, log-probabilities and scores of a step. */
+/** Reads the tokens, log-probabilities and scores of a step from its results buffer. */
 export function readResults(bytes: ArrayBuffer, layout: ResultLayout) {
   return {
     sampled:

@@ -1,20 +1,20 @@
-/** Rotary tables on the device, from f64 angles, because WGSL's own sines and cosines are too coarse for large ones. */
+/** Rotary tables on the device, computed from f64 angles: WGSL's own sine and cosine are too inaccurate for large angles. */
 import type { RopeTable } from '../ops.ts'
 import { createStorage } from './context.ts'
 
-/** Positions of the first part of a table; wgsl/qkv-rope-store.wgsl has the same number. */
+/** Positions in the first part of a table; wgsl/qkv-rope-store.wgsl has the same number. */
 const LOW_POSITIONS = 256
 
 export interface GpuRope extends RopeTable {
   readonly inverseFrequencies: Float64Array
   readonly attentionFactor: number
-  /** [row, half] cos and sin, f32; made when the number of positions is known. */
+  /** f32 [rows, half, 2]: cosine and sine; null until the number of positions is known. */
   buffer: GPUBuffer | null
 }
 
 /**
- * The table of positions 0 .. numPositions - 1, as the angles of p % 256, then those of p - p % 256: their sum is the angle of p. A context of
- * 131,072 tokens takes 768 rows instead of as many.
+ * Uploads the table for positions 0 .. numPositions - 1. Its first part has the angles of p % 256, its second part the angles of p - p % 256; their
+ * sum is the angle of p. A context of 131,072 tokens takes 768 rows instead of 131,072.
  */
 export function uploadRope(
   device: GPUDevice,

@@ -1,4 +1,4 @@
-/** The step buffer: what wgsl/step.wgsl reads, written by one writeBuffer a step. */
+/** The layout of the step buffer, which wgsl/step.wgsl reads and one writeBuffer per step writes. */
 import type { BackendLimits, StepInput } from '../ops.ts'
 
 /** Word indices of the header; wgsl/step.wgsl has the same constants. */
@@ -27,26 +27,26 @@ const HEADER = {
   outputPositions: 24,
   outputAdapters: 25,
 } as const
-/** Rows that ops work on: all of a step, or those that `keepOutputs` has left. */
+/** The rows that ops work on: all rows of a step, or those that `keepOutputs` has kept. */
 export type StepRows = 'all' | 'output'
-/** Words of the header that describe them. */
+/** The words of the header that describe these rows. */
 export const ROW_WORDS = {
   all: { numRows: HEADER.numRows, positions: HEADER.positions, adapters: HEADER.adapters },
   output: { numRows: HEADER.numOutputRows, positions: HEADER.outputPositions, adapters: HEADER.outputAdapters },
 } as const
-/** Attention plans follow: of each the number of single-row items, where its items are, and where its split rows are. */
+/** The attention plans follow, each with the number of single-row items, the offset of its items and the offset of its split rows. */
 const FIRST_PLAN = 32
 const PLAN_WORDS = 3
-/** Kinds of attention layers that differ in how their rows are tiled, and in which rows. */
+/** Most kinds of attention layers in a model. Kinds differ in which rows they take and how they tile them. */
 export const MAX_ATTENTION_PLANS = 8
 const HEADER_WORDS = FIRST_PLAN + MAX_ATTENTION_PLANS * PLAN_WORDS
 
-/** Words of one attention item, one split row and one sample spec. */
+/** Words per attention item, per split row and per sample spec. */
 export const ITEM_WORDS = 7
 export const SPLIT_ROW_WORDS = 3
 export const SPEC_WORDS = 16
 
-/** Bytes the longest step may take. `numPartials`: of split attention rows. */
+/** Bytes of the longest step. @param numPartials most partial results of split attention rows */
 export function maxStepBytes(
   { maxRows, maxSequences, maxSampleRows, maxBlocksPerSequence }: BackendLimits,
   numPartials: number,
@@ -61,13 +61,13 @@ type StepSection = Exclude<
   'numRows' | 'tableStride' | `num${string}` | `${string}Tokens` | 'scoreResults'
 >
 
-/** Sections in a growing array of words; reused for every step. */
+/** Writes the header and the sections of a step into a growing array of words, which every step reuses. */
 export class StepWriter {
   #words = new Int32Array(4096)
   #floats = new Float32Array(this.#words.buffer)
   #length = HEADER_WORDS
 
-  /** Begins a step: the header and what every op may read. `outputs`: the step that `keepOutputs` leaves; `input` where that is all of it. */
+  /** Begins a step: writes the sections that any op may read. `outputs`: the rows that `keepOutputs` keeps, as a step; `input` itself if all. */
   begin(input: StepInput, outputs: StepInput, blockSize: number): void {
     this.#words.fill(0, 0, HEADER_WORDS)
     this.#length = HEADER_WORDS
@@ -94,7 +94,7 @@ export class StepWriter {
     if (outputs.adapters !== undefined) this.append('outputAdapters', outputs.adapters)
   }
 
-  /** Block tables as wide as the step's longest context, not as the model's. */
+  /** Appends block tables as wide as the longest context of the step, not of the model. */
   #appendTables(
     { blockTables, maxBlocksPerSequence, numSequences, positions, sequenceStarts }: StepInput,
     blockSize: number,
@@ -125,12 +125,12 @@ export class StepWriter {
     this.reserve(section, values.length).words.set(values)
   }
 
-  /** The word of the header that describes attention plan `plan`. */
+  /** The first word of the header that describes attention plan `plan`. */
   static planWord(plan: number): number {
     return FIRST_PLAN + plan * PLAN_WORDS
   }
 
-  /** Writes an attention plan: its items, `numSingles` of single rows first, and the rows whose splits are combined. */
+  /** Writes an attention plan: its items, of which the first `numSingles` have a single row, and the rows whose splits are combined. */
   setPlan(plan: number, numSingles: number, items: readonly Int32Array[], splitRows: Int32Array): void {
     const word = StepWriter.planWord(plan)
     this.#words[word] = numSingles
@@ -140,7 +140,7 @@ export class StepWriter {
     this.#reserve(splitRows.length).words.set(splitRows)
   }
 
-  /** Room for a section, as words and as floats over the same memory, valid until the next call. */
+  /** Reserves a section. Returns it as words and as floats over the same memory, valid until the next call. */
   reserve(section: StepSection, length: number): { words: Int32Array; floats: Float32Array } {
     this.set(section, this.#length)
     return this.#reserve(length)

@@ -1,4 +1,4 @@
-/** Submits recorded steps, in pieces that no driver's watchdog takes for a hang, and reads their results back. */
+/** Submits recorded steps, in pieces short enough for the watchdogs of drivers, and reads their results back. */
 import type { StepOutput } from '../ops.ts'
 import { createStorage, type DispatchList, type GpuContext } from './context.ts'
 import type { GpuDevice } from './device.ts'
@@ -7,33 +7,33 @@ import { readResults, type ResultLayout } from './results.ts'
 
 type KernelTimes = NonNullable<StepOutput['kernels']>
 
-/** Query slots: passes a traced step may have, two queries each. WebGPU's limit is 4096 queries a set. */
+/** Most passes of a step that are traced, with two queries each: WebGPU limits a query set to 4096 queries. */
 const MAX_TRACED_DISPATCHES = 2048
 /**
- * Floating-point operations that one submission may have: Windows resets a device after 2 s of one, other drivers after less or more. An integrated
+ * Most floating-point operations of one submission. Windows resets a device after a submission of 2 s; other drivers have other limits. An integrated
  * GPU of 0.3 TFLOPS needs 0.7 s for this many.
  */
 export const SUBMISSION_OPERATIONS = 2e11
 
-/** First query of a part of a step: the device may idle between its layers and its sampling, which is no time of the step. */
+/** First query of each part of a step. The device may be idle between a step's layers and its sampling; that time is not counted. */
 const FIRST_PART = 0
 const SECOND_PART = 2
 type Part = typeof FIRST_PART | typeof SECOND_PART
 
 interface StepSubmission {
   readonly dispatches: DispatchList
-  /** The first of the step were submitted before. */
+  /** The first dispatches of the step were submitted before, by submitFirst. */
   readonly isContinued: boolean
   readonly layout: ResultLayout
   readonly results: GPUBuffer
-  /** Work of the step, in rows: how long it may take. */
+  /** Rows of the step, from which its time is estimated. */
   readonly numRows: number
-  /** Bytes of f32 values to read beside the results, 0: none. */
+  /** Bytes of f32 values to read besides the results; 0: none. */
   readonly valueBytes: number
   copyValues(encoder: GPUCommandEncoder, target: GPUBuffer): void
 }
 
-/** A step's results; `values`: what `copyValues` copied, null where nothing was asked for. */
+/** A step's results; `values`: what `copyValues` copied, null where `valueBytes` is 0. */
 type Submitted = Omit<StepOutput, 'logits' | 'pooled'> & { readonly values: Float32Array | null }
 
 /** Submits steps, measures them by timestamp queries, and reads their results back in order. */
@@ -42,7 +42,7 @@ export class StepQueue {
   readonly #gpu: GpuDevice
   readonly #tracesKernels: boolean
   readonly #throttle = new PollThrottle()
-  /** Readback buffers not in use: two steps in flight take two. */
+  /** Readback buffers that are not in use. Two steps in flight use two. */
   readonly #idle: GPUBuffer[] = []
   readonly #queries: GPUQuerySet | null
   readonly #traceQueries: GPUBuffer | null
@@ -64,14 +64,14 @@ export class StepQueue {
       : null
   }
 
-  /** Submits dispatches of a step whose others follow with `submit`, unless each is timed on its own. Whether it did. */
+  /** Submits the first dispatches of a step; `submit` submits the rest. Does nothing and returns false where kernels are traced or there are none. */
   submitFirst(dispatches: DispatchList): boolean {
     if (this.#tracesKernels || dispatches.length === 0) return false
     this.#context.device.queue.submit([this.#encode(dispatches, FIRST_PART).finish()])
     return true
   }
 
-  /** Encodes and submits; resolves with the step's results. Rejects with DeviceLostError, or with the first validation error. */
+  /** Encodes and submits a step, and resolves with its results. Rejects with DeviceLostError or with the first validation error. */
   async submit(step: StepSubmission): Promise<Submitted> {
     const { device } = this.#context
     const traced = this.#tracesKernels ? kernelNames(step.dispatches) : null
@@ -120,7 +120,7 @@ export class StepQueue {
     }
   }
 
-  /** Reads `size` bytes after everything submitted so far. What the device refuses of it is this call's error, and no step's. */
+  /** Reads `size` bytes, after everything submitted so far. An error of the device in this read rejects this call and no step. */
   async readBuffer(size: number, copy: (encoder: GPUCommandEncoder, target: GPUBuffer) => void): Promise<ArrayBuffer> {
     if (size === 0) return new ArrayBuffer(0)
     const { device } = this.#context
@@ -133,7 +133,7 @@ export class StepQueue {
     const encoder = device.createCommandEncoder()
     copy(encoder, readback)
     device.queue.submit([encoder.finish()])
-    // The scopes end before anything is awaited: the next steps are outside them.
+    // The scopes end before anything is awaited, so that the next steps are outside them.
     const refused = Promise.all([device.popErrorScope(), device.popErrorScope()])
     try {
       for (const error of await this.#settled(refused)) {
@@ -145,7 +145,7 @@ export class StepQueue {
     }
   }
 
-  /** Encodes the dispatches of a part of a step, timed by its two queries, and submits all but the last piece, whose encoder is returned. */
+  /** Encodes the dispatches of a part of a step, timed by two queries. Submits all pieces but the last and returns the encoder of the last. */
   #encode(dispatches: DispatchList, part: Part): GPUCommandEncoder {
     const { device, submissionOperations } = this.#context
     let encoder = device.createCommandEncoder()
@@ -166,7 +166,7 @@ export class StepQueue {
     return encoder
   }
 
-  /** Dispatches `first` to `end` - 1: one pass, or a pass each when kernels are traced, because timestamps exist at the borders of passes. */
+  /** Encodes dispatches `first` to `end` - 1 in one pass, or one pass each when kernels are traced: WebGPU writes timestamps only around passes. */
   #encodePiece(encoder: GPUCommandEncoder, dispatches: DispatchList, first: number, end: number, part: Part): void {
     if (this.#tracesKernels) {
       for (let i = first; i < end; i++) {
@@ -216,7 +216,7 @@ export class StepQueue {
   #acquire(size: number): GPUBuffer {
     const at = this.#idle.findIndex((buffer) => buffer.size >= size)
     if (at >= 0) return this.#idle.splice(at, 1)[0]!
-    // Rounded up, so that steps of a few more rows find the buffer large enough.
+    // Rounded up, so that the buffer is large enough for steps of a few more rows.
     return this.#context.device.createBuffer({
       label: 'readback',
       size: Math.max(4096, 2 ** Math.ceil(Math.log2(size))),
@@ -227,11 +227,11 @@ export class StepQueue {
   #release(buffer: GPUBuffer): void {
     buffer.unmap()
     this.#idle.push(buffer)
-    // Four are more than two steps in flight can use: larger ones of an unusual step are let go.
+    // Two steps in flight use two. Of more than four, the oldest is destroyed.
     if (this.#idle.length > 4) this.#idle.shift()?.destroy()
   }
 
-  /** A copy of a mapped buffer's bytes. A device that went away and a step the device refused end in their own errors. */
+  /** Maps a buffer and returns a copy of its bytes. Rejects with the error of a lost device or of a step that the device refused. */
   async #map(buffer: GPUBuffer, work: number): Promise<ArrayBuffer> {
     try {
       await this.#throttle.wait(buffer.mapAsync(GPUMapMode.READ), work)
@@ -244,7 +244,7 @@ export class StepQueue {
     return buffer.getMappedRange().slice(0)
   }
 
-  /** A promise of the device's; a device that went away ends it in its own error. */
+  /** Awaits a promise of the device; where the device is lost, rejects with the error that says so. */
   async #settled<T>(promise: Promise<T>): Promise<T> {
     try {
       return await promise
@@ -254,20 +254,20 @@ export class StepQueue {
   }
 
   async #explain(error: unknown): Promise<unknown> {
-    // The rejection of the map arrives before or after that of device.lost.
+    // The rejection of the map may arrive before device.lost resolves: give that a turn of the event loop.
     await new Promise((resolve) => setTimeout(resolve, 0))
     return this.#gpu.lost.error ?? this.#gpu.takeError() ?? error
   }
 }
 
-/** Microseconds between each first and second timestamp, together. */
+/** The total time, in microseconds, between the first and second timestamp of each pair. */
 function microsOf(timestamps: BigUint64Array): number {
   let nanos = 0n
   for (let i = 0; i < timestamps.length; i += 2) nanos += timestamps[i + 1]! - timestamps[i]!
   return Number(nanos) / 1000
 }
 
-/** Kernels of the dispatches that have queries. */
+/** The kernel names of the dispatches that are traced. */
 function kernelNames(dispatches: DispatchList): string[] {
   const length = Math.min(dispatches.length, MAX_TRACED_DISPATCHES)
   return Array.from({ length }, (_, i) => dispatches.at(i).kernel)
