@@ -1,6 +1,6 @@
 /**
- * Experts' matrices on the device: each laid out as matrix.ts does a matrix of its own, one behind the other, as many in a buffer as a binding
- * reaches. The powers of two taken out of their scales differ; they stand behind the scales.
+ * Experts' matrices on the device. Each has the layout of matrix.ts. A shard's buffers contain the matrices of consecutive experts, as many as fit
+ * one binding. Each expert has its own weight scale (a power of two, see matrix.ts); these are at the end of the scales buffer.
  */
 import { checkMatrix } from '../dequantize.ts'
 import type { ExpertsUse, StoredMatrix } from '../backend.ts'
@@ -18,7 +18,7 @@ import {
   type WeightForm,
 } from './matrix.ts'
 
-/** Bytes that are given to the device before its queue is awaited: what staging takes beside the weights. */
+/** Bytes that are given to the device before its queue is awaited. It limits the staging memory. */
 const UPLOAD_BYTES = 32 * 2 ** 20
 
 export interface ExpertShard {
@@ -26,7 +26,7 @@ export interface ExpertShard {
   readonly scales: GPUBuffer
   readonly firstExpert: number
   readonly numExperts: number
-  /** Word of `scales` where the experts' powers of two begin. */
+  /** Word of `scales` where the experts' weight scales begin, one f32 each. */
   readonly factorsAt: number
 }
 
@@ -34,12 +34,12 @@ export interface GpuExpertMatrix extends ExpertMatrix {
   readonly form: WeightForm
   readonly numBlocks: number
   readonly isGated: boolean
-  /** Packed rows of an expert. */
+  /** Packed rows per expert. */
   readonly packedRows: number
   readonly shards: readonly ExpertShard[]
 }
 
-/** One expert's bytes as they lie on the device. */
+/** One expert's bytes, in the layout of the device. */
 interface PackedExpert {
   readonly format: MatrixFormat
   readonly form: WeightForm
@@ -71,7 +71,7 @@ class ExpertUpload {
     this.#isGated = shape.isGated
   }
 
-  /** How one expert is laid out. */
+  /** The layout of one expert. @throws Error where it exceeds the largest binding or differs in format from earlier experts */
   plan(form: WeightForm): Plan {
     const planned = this.#placed?.plan ?? plan(this.#loader, this.#label, this.#rows, this.#cols, form, this.#isGated)
     if (planned.shards.length > 1) throw new Error(`${this.#label}: one expert exceeds the adapter's largest binding`)
@@ -135,7 +135,7 @@ class ExpertUpload {
   }
 }
 
-/** Repacks experts' matrices and uploads them, one after another. */
+/** Repacks experts' matrices and uploads them, one expert after another. */
 export async function uploadExperts(
   loader: MatrixLoader,
   label: string,
@@ -163,7 +163,7 @@ export async function uploadExperts(
   return upload.finish()
 }
 
-/** Uploads experts' matrices that were packed before. Throws RangeError when forms or sizes do not fit. */
+/** Uploads experts' matrices that were packed before. @throws RangeError where forms or sizes do not fit */
 export async function importExperts(
   loader: MatrixLoader,
   label: string,

@@ -23,13 +23,13 @@ const SORT: readonly BindingKind[] = ['read', 'uniform', 'write']
 const COMBINE: readonly BindingKind[] = ['read', 'uniform', 'read', 'read', 'write', 'read']
 const ROUTE_FLAG = { sigmoid: 1, bias: 2, normalizes: 4, scales: 8 } as const
 
-/** Pairs of a tile: TILE_PAIRS of routing.wgsl. */
+/** Pairs per tile: TILE_PAIRS of routing.wgsl. */
 const TILE_PAIRS = 64
-/** Pairs an expert gets on average from which on tiles are used: below, nearly every pair reads weights of its own anyway. */
+/** Average number of pairs per expert from which on tiles are used. With fewer, pairs share too few weights for tiles to pay off. */
 const TILE_FROM = 4
-/** Workgroups of one dimension of a dispatch, at most. */
+/** Most workgroups in one dimension of a dispatch. */
 const MAX_WORKGROUPS = 65_535
-/** Of workgroup memory that every adapter has. */
+/** Most experts: their scores must fit the workgroup memory that every adapter has. */
 const MAX_EXPERTS = 1024
 
 export interface GpuRouting extends Routing {
@@ -39,14 +39,14 @@ export interface GpuRouting extends Routing {
   readonly outputs: GpuActivation // [maxPairs, outer]
 }
 
-/** Tiles that `numPairs` pairs can be cut into at most. */
+/** Most tiles that `numPairs` pairs can be cut into. */
 function mostTiles(numPairs: number, numExperts: number): number {
   return Math.floor(numPairs / TILE_PAIRS) + Math.min(numPairs, numExperts)
 }
 
 const paddedExperts = (numExperts: number): number => Math.ceil(numExperts / 64) * 64
 
-/** The kernels that choose experts and sort rows by them. */
+/** The kernels that choose experts and that sort (row, expert) pairs by expert. */
 function routeSources(numExperts: number): readonly [KernelSource, KernelSource] {
   const defines = { EXPERTS: paddedExperts(numExperts) }
   return [
@@ -57,10 +57,10 @@ function routeSources(numExperts: number): readonly [KernelSource, KernelSource]
 
 const COMBINE_SOURCE: KernelSource = { name: 'combine', bindings: COMBINE, defines: {} }
 
-/** Whether a step's pairs go through tiles of their experts' or each by itself. */
+/** Whether the pairs of a step are multiplied in tiles by expert, or one by one. */
 const usesTiles = (numPairs: number, { numExperts }: Routing): boolean => numPairs >= TILE_FROM * numExperts
 
-/** Launches routing, expert products and their sum. */
+/** Launches routing, the experts' products and their weighted sum. */
 export class ExpertKernels {
   readonly #context: GpuContext
   readonly #prepared: PreparedRows
@@ -77,7 +77,7 @@ export class ExpertKernels {
     )
   }
 
-  /** Throws where the adapter's limits do not allow that many experts or rows. */
+  /** Creates the buffers of a routing. @throws Error where the adapter's limits do not allow that many experts or rows */
   createRouting(label: string, shape: RoutingShape, maxRows: number, takeId: () => number): GpuRouting {
     const { device } = this.#context
     const maxPairs = maxRows * shape.topK
@@ -105,7 +105,7 @@ export class ExpertKernels {
     return routing
   }
 
-  /** One dispatch, two where the step's pairs will be taken in tiles. */
+  /** One dispatch, or two where the step's pairs are multiplied in tiles. */
   route(routing: GpuRouting, logits: Activation, options: RouteOptions): PreparedOp {
     const { numExperts, topK, maxPairs, label, buffer } = routing
     const { buffer: source, cols, stride } = this.#context.activation(logits)

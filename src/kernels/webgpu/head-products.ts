@@ -9,7 +9,7 @@ const BINDINGS: readonly BindingKind[] = ['read', 'uniform', 'read', 'read', 'wr
 const [THREADS, ROWS] = [64, 8]
 const SOURCE: KernelSource = { name: 'head-products', bindings: BINDINGS, defines: { WS: THREADS, ROWS } }
 
-/** Each head's part of x times the vectors of its own. */
+/** Multiplies each head's part of x with the head's vectors, see HeadProductsOptions. */
 export function headProducts(context: GpuContext, out: Columns, options: HeadProductsOptions): PreparedOp {
   checkHeadProducts(out, options)
   const { x, numHeads, headDim, count, table } = options

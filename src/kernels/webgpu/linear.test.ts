@@ -22,10 +22,10 @@ test('one row of a model of a billion weights and more has four workgroups for e
       const shape = { rows, cols, form, isGated }
       const { SEGMENTS, LANES } = linearSources(shape, true).get(1)!.defines
       expect(vectorColumns(shape, rows), `${name} ${rows} x ${cols}`).toBeGreaterThanOrEqual(512)
-      // Two blocks at least a thread, so that one is read while the other is used.
+      // At least two blocks per thread, so that one is read while the other is used.
       expect(SEGMENTS! * 2, `${name} ${rows} x ${cols}`).toBeLessThanOrEqual(cols / 32)
       expect(LANES! * SEGMENTS!).toBeLessThanOrEqual(256)
-      // Where results are quantised by whole blocks, the same tree, and four waves of 32 threads for each of 128 cores.
+      // Where results are quantised in whole blocks: the same reduction tree, and four waves of 32 threads for each of 128 cores.
       const next = { ...shape, next: { NIBBLES: 1, GROUP16: 0, NORM: 1 } }
       const { defines } = linearSources(next, true).get(1)!
       expect([defines['SEGMENTS'], defines['LANES']]).toEqual([SEGMENTS, 32])

@@ -1,4 +1,4 @@
-/** Matrix products: which kernels a matrix gets, by its shape and the rows of a step, and their launches. */
+/** Matrix products: chooses the kernels of a matrix by its shape and the rows of a step, and launches them. */
 import type { Activation, LinearOptions, LogitsOptions } from '../ops.ts'
 import {
   bind,
@@ -14,12 +14,12 @@ import type { GpuMatrix, MatrixShard, WeightForm } from './matrix.ts'
 import type { BindingKind, KernelSource } from './pipelines.ts'
 import { isQuantized, type PreparedRows, ROWS, type RowSelection } from './prepared-rows.ts'
 
-/** The bindings of a product; of one with experts' matrices; of one that quantises its results. */
+/** The bindings of every product, the one more of a product with experts' matrices, and the two more of a product that quantises its results. */
 const LINEAR: readonly BindingKind[] = ['read', 'uniform', 'read', 'read', 'read', 'write', 'read']
 const EXPERTS: readonly BindingKind[] = ['read']
 const NEXT: readonly BindingKind[] = ['write', 'read']
 
-/** Of linear-io.wgsl. */
+/** The flags of linear-io.wgsl and activation.wgsl. */
 export const FLAG = {
   bias: 1,
   residual: 2,
@@ -33,44 +33,44 @@ export const FLAG = {
   xielu: 512,
 } as const
 
-/** Rows of x a workgroup of linear-vector.wgsl multiplies: each has a kernel of its own. */
+/** Rows of x per workgroup of linear-vector.wgsl. Each number has its own kernel. */
 const VECTOR_ROWS = [1, 4, 8, 16] as const
-/** Up to here linear-vector.wgsl is used, with two workgroups over the same weights where need be: linear-matrix.wgsl would idle. */
+/** Most rows for linear-vector.wgsl. Over 16 rows, two workgroups read the same weights; tiles of linear-matrix.wgsl would still be half empty. */
 const MAX_VECTOR_ROWS = 32
-/** Output rows and rows of x of a workgroup of linear-matrix.wgsl. */
+/** Output rows per workgroup of linear-matrix.wgsl, and rows of x. */
 const MATRIX_TILE = 64
-/** What keeps a large card busy: 4 workgroups for each of 128 cores, of 256 threads. */
+/** What keeps a large card busy: 4 workgroups of 256 threads for each of 128 cores. */
 const BUSY_WORKGROUPS = 512
 const WORKGROUP_THREADS = 256
 /** Columns of a block of quantised results, and of a tile of weights. */
 const BLOCK_COLUMNS = 32
 
-/** What of a matrix decides its kernels. */
+/** The properties of a matrix that decide its kernels. */
 interface MatrixShape {
   readonly rows: number
   readonly cols: number
   readonly form: WeightForm
   readonly isGated: boolean
-  /** Experts of a row, each with a matrix of this shape; absent: one matrix for all rows. */
+  /** Experts per row, each with a matrix of this shape; absent: one matrix for all rows. */
   readonly topK?: number
-  /** x is normalised before. */
+  /** A norm precedes the product. */
   readonly isNormed?: boolean
-  /** Results are written quantised too. */
+  /** Results are also written quantised. */
   readonly next?: QuantizedResults['defines'] | undefined
 }
 
-/** How a matrix is cut: the same for every number of rows, because SEGMENTS is the K-reduction tree. */
+/** How the product with a matrix is divided among threads. The same for every number of rows, because SEGMENTS is the K-reduction tree. */
 interface Cut {
   /** Runs of K whose sums are added in order. */
   readonly SEGMENTS: number
-  /** Output rows of a tile that a workgroup of linear-vector.wgsl takes. */
+  /** Output rows of one tile that a workgroup of linear-vector.wgsl takes. */
   readonly LANES: number
 }
 
 /**
- * Enough threads and workgroups to keep a large card busy, two blocks at least per thread. Pure: a matrix has the same bits on every adapter, and
- * whether its results are quantised or not. A workgroup that quantises has whole blocks of 32 columns: fewer of them have as many threads each as
- * there may be.
+ * Chooses enough threads and workgroups to keep a large card busy, with at least two blocks of K per thread. SEGMENTS does not depend on the adapter
+ * or on `next`, so that the bits of a product depend on neither. A workgroup that quantises takes whole blocks of 32 columns: there are then fewer
+ * workgroups, with up to 256 threads each.
  */
 function cut({ rows, cols, form, isGated, topK = 1, next }: MatrixShape): Cut {
   const outputs = (isGated ? rows / 2 : rows) * topK
@@ -85,13 +85,13 @@ function cut({ rows, cols, form, isGated, topK = 1, next }: MatrixShape): Cut {
   return { SEGMENTS, LANES }
 }
 
-/** Workgroups side by side for packed output rows (all, a shard's or an expert's), of linear-vector.wgsl. */
+/** Workgroups of linear-vector.wgsl along x for a number of packed output rows: those of a matrix, a shard or an expert. */
 export function vectorColumns(shape: MatrixShape, packedRows: number): number {
   const { LANES } = cut(shape)
   return Math.ceil(packedRows / (shape.isGated ? 2 * LANES : LANES))
 }
 
-/** Index of the kernel in VECTOR_ROWS that takes a step of `numRows`; -1: linear-matrix.wgsl. */
+/** Index in VECTOR_ROWS of the kernel for a step of `numRows` rows; -1: linear-matrix.wgsl. */
 function vectorKernel(numRows: number): number {
   if (numRows > MAX_VECTOR_ROWS) return -1
   let index = 0
@@ -99,7 +99,7 @@ function vectorKernel(numRows: number): number {
   return index
 }
 
-/** The kernel that multiplies with a workgroup for `TM` rows; 0: linear-matrix.wgsl. */
+/** The kernel that takes `TM` rows of x per workgroup; 0: linear-matrix.wgsl. */
 function source(shape: MatrixShape, TM: number, hasPackedDot: boolean): KernelSource {
   const { FORMAT, FP4, GROUP, MINS } = shape.form
   const { SEGMENTS, LANES } = cut(shape)
@@ -116,25 +116,25 @@ function source(shape: MatrixShape, TM: number, hasPackedDot: boolean): KernelSo
     EXPERTS: isExperts ? 1 : 0,
     NORMED: isNormed && isQuantized(shape.form) ? 1 : 0,
   }
-  /** @param rows of results that a workgroup has before it quantises them */
+  /** @param rows rows of results that a workgroup quantises at a time */
   const nextDefines = (rows: number, columns: number) =>
     next === undefined ? {} : { NEXT: 1, ...next, RESULTS: rows * columns, QUADS: (rows * columns) / 4 }
   if (TM === 0)
     return { name: 'linear-matrix', bindings, defines: { ...common, ...nextDefines(MATRIX_TILE / 4, MATRIX_TILE) } }
-  // A lane of a gated matrix has a gate's row and its up row.
+  // In a gated matrix, a lane takes a gate row and the up row that belongs to it.
   const R = shape.isGated ? 2 : 1
-  // Rows whose segments are added at a time: workgroup memory must not be what limits the waves of a core.
+  // Rows of which the segments are added at a time. It is limited so that workgroup memory does not limit the waves per core.
   const TOGETHER = Math.min(TM, 8 / R)
   const defines = { ...common, ...nextDefines(TM, LANES), TM, R, LANES, TOGETHER, STEP: TM <= 4 ? 2 : 1 }
   return { name: 'linear-vector', bindings, defines }
 }
 
-/** Every kernel that multiplies with a matrix, by the rows of a workgroup. */
+/** Every kernel for a matrix, by rows of x per workgroup; 0: linear-matrix.wgsl. */
 export function linearSources(shape: MatrixShape, hasPackedDot: boolean): ReadonlyMap<number, KernelSource> {
   return new Map([...VECTOR_ROWS, 0].map((TM) => [TM, source(shape, TM, hasPackedDot)]))
 }
 
-/** The kernels that multiply with experts' matrices: a pair of row and expert at a time, or tiles of pairs. */
+/** The kernels for experts' matrices: one takes a (row, expert) pair per workgroup, the other tiles of pairs. */
 export function expertSources(
   shape: MatrixShape & { readonly topK: number },
   hasPackedDot: boolean,
@@ -142,20 +142,20 @@ export function expertSources(
   return { pairs: source(shape, 1, hasPackedDot), tiles: source(shape, 0, hasPackedDot) }
 }
 
-/** The uniforms of xIELU; zeros where there is another activation. */
+/** The uniforms of xIELU; zeros for other activations. */
 export function xieluParams(activation: LinearOptions['activation']): Uniform[] {
   const { alphaP = 0, alphaN = 0, beta = 0 } = typeof activation === 'object' ? activation : {}
   return [{ f32: alphaP }, { f32: alphaN }, { f32: beta }]
 }
 
-/** The flags of what is made of a finished sum. */
+/** The flags of the activation that is applied to a finished sum. */
 export function activationFlags({ glu, activation }: Pick<LinearOptions, 'glu' | 'activation'>): number {
   if (glu !== undefined) return FLAG[glu] | FLAG.gated
   if (activation === undefined) return 0
   return typeof activation === 'string' ? FLAG[activation] : FLAG.xielu
 }
 
-/** A product with everything but the number of rows. */
+/** Everything about a product except the number of rows. */
 interface Product {
   readonly label: string
   readonly out: { readonly buffer: GPUBuffer; readonly stride: number; readonly cols: number }
@@ -164,13 +164,13 @@ interface Product {
   readonly options: LinearOptions
   readonly logits: LogitsOptions | null
   readonly selection: RowSelection
-  /** First of the selected rows, and the most rows of a call. */
+  /** First of the selected rows that the call takes, and most rows of a call. */
   readonly firstRow: number
   readonly maxRows: number
   readonly next: QuantizedResults | undefined
 }
 
-/** Launches matrix products with the kernel that fits shape and rows. */
+/** Launches matrix products with the kernels that fit the shape of the matrix and the number of rows. */
 export class LinearKernels {
   readonly #context: GpuContext
   readonly #prepared: PreparedRows
@@ -180,7 +180,7 @@ export class LinearKernels {
     this.#prepared = prepared
   }
 
-  /** out (+)= f(x W^T) for all rows of a step. Throws when shapes do not fit. */
+  /** out (+)= f(x W^T) for all rows of a step. @throws Error where shapes do not fit */
   linear(out: Activation, x: Activation, w: GpuMatrix, options: LinearOptions): PreparedOp {
     const target = this.#context.activation(out)
     const source = this.#context.activation(x)
@@ -197,7 +197,7 @@ export class LinearKernels {
     const prepare = this.#prepared.prepareOnce(source, w, options.norm)
     let next: QuantizedResults | undefined
     let product: PreparedOp | null = null
-    // Made when first used: until then an op that follows may ask for quantised results.
+    // Created on first use: until then, an op that follows may ask for quantised results.
     const settled = (): PreparedOp =>
       (product ??= this.#multiply({
         label: w.label,
@@ -228,8 +228,8 @@ export class LinearKernels {
   }
 
   /**
-   * Logits of the selected rows from `firstRow` on, at most `maxRows`, into `target` [maxRows, vocab]. The rows must have been prepared:
-   * they are for all calls of a selection at once.
+   * Writes the logits of at most `maxRows` of the selected rows, from `firstRow` on, to `target`, f32 [maxRows, vocab]. The caller prepares the rows:
+   * once for all calls with the same selection.
    */
   logits(
     target: GPUBuffer,
@@ -309,7 +309,7 @@ export class LinearKernels {
     })
     return {
       sources: [...kernels.values()],
-      // Once for each product of each step: nothing is worked out or allocated here that could be above.
+      // Runs for each product of each step: everything that can be computed or allocated in advance is above.
       launch: (numRows) => {
         const kernel = vectorKernel(numRows)
         for (const { vectors, columns, tiles, tileColumns, operations } of parts) {

@@ -1,14 +1,14 @@
 /**
- * The one weight layout of this backend. A matrix is cut into tiles of 32 output rows; a tile holds vec4<u32> units of consecutive inputs,
- * [unit of K][32 rows]: a lane that owns an output row reads its unit beside its neighbours' (coalesced on a GPU, contiguous on a CPU), and
- * no lane needs another's weights. K is padded with zeros to blocks of 32 inputs, rows to whole tiles.
+ * The weight layout of this backend. A matrix is cut into tiles of 32 output rows. A tile holds vec4<u32> units of consecutive inputs, in the order
+ * [unit of K][32 rows]. Lanes that own neighbouring output rows read neighbouring units (coalesced on a GPU, contiguous on a CPU), and no lane needs
+ * the weights of another. K is padded with zeros to blocks of 32 inputs, rows to whole tiles.
  *
  *     codes    f32: 8 units per block, f16: 4, q8: 2, q4 and mxfp4: 1 (4 bits per input, ascending from the low end)
- *     scales   u32, [tile][word of K][32 rows]: f16 pairs (scale, min) a group, or two groups' scales without mins. A power of two, the same
- *              for the whole matrix, is taken out so that small scales do not end in f16's subnormals; kernels multiply it back at the end.
- *              mxfp4: the exponents of four blocks, a byte each
+ *     scales   u32 [tile][word of K][32 rows]. With mins, a word is an f16 pair (scale, min) per group; without, the f16 scales of two groups. All
+ *              are multiplied by one power of two per matrix, so that small scales do not become f16 subnormals; kernels divide it out at the end.
+ *              mxfp4: a word has the exponents of four blocks, one byte each
  *
- * Tiles of gate and up rows of a gated matrix alternate, so that one thread computes both halves of an output.
+ * In a gated matrix, tiles of gate rows and tiles of up rows alternate, so that one thread computes both halves of an output.
  */
 import { checkMatrix } from '../dequantize.ts'
 import { f32ToF16 } from '../float.ts'
@@ -20,21 +20,24 @@ const BLOCK_COLS = 32
 
 const BITS: Readonly<Record<MatrixFormat, number>> = { f32: 32, f16: 16, q8: 8, q4: 4, mxfp4: 4 }
 
-/** What of a format the kernels are specialised to. */
+/** The properties of a weight format that the kernels are specialised for. */
 export interface WeightForm {
   /** Bits per code. */
   readonly FORMAT: number
-  /** Codes and scales are MXFP4's. */
+  /** 1: codes and scales are MXFP4's. */
   readonly FP4: number
+  /** 16-byte units per block of 32 inputs. */
   readonly UNITS: number
+  /** Inputs per scale. */
   readonly GROUP: number
+  /** 1: groups have minimums. */
   readonly MINS: number
 }
 
 export interface MatrixShard {
   readonly codes: GPUBuffer
   readonly scales: GPUBuffer
-  /** Packed rows before this shard and in it, padding excluded. A gated matrix counts both halves. */
+  /** Packed rows before this shard and in it, padding included. A gated matrix counts both halves. */
   readonly firstRow: number
   readonly numRows: number
 }
@@ -43,8 +46,9 @@ export interface GpuMatrix extends Matrix {
   readonly id: number
   readonly form: WeightForm
   readonly numBlocks: number
-  /** Gate and up rows in alternating tiles. */
+  /** Gate and up rows are in alternating tiles. */
   readonly isGated: boolean
+  /** What kernels multiply sums by: the reciprocal of the power of two in the scales. */
   readonly weightScale: number
   readonly shards: readonly MatrixShard[]
 }
@@ -67,7 +71,7 @@ export function weightForm(data: MatrixData): WeightForm {
   return isQuantized ? formOf(data.format, data.group, data.mins !== null) : formOf(data.format, 32, false)
 }
 
-/** Words of scales that a row of K needs. */
+/** Words of scales per output row. */
 function scaleWords({ GROUP, MINS, FORMAT, FP4 }: WeightForm, numBlocks: number): number {
   if (FORMAT >= 16) return 0
   if (FP4 === 1) return Math.ceil(numBlocks / 4)
@@ -75,7 +79,7 @@ function scaleWords({ GROUP, MINS, FORMAT, FP4 }: WeightForm, numBlocks: number)
   return MINS === 1 ? groups : Math.ceil(groups / 2)
 }
 
-/** The bytes of a matrix's codes as words, each row padded to whole 16-byte units. */
+/** The codes of a matrix as u32 words, each row padded to `units` units of 16 bytes. */
 export function codeWords(data: MatrixData, rows: number, cols: number, units: number): Uint32Array {
   const plane = data.format === 'f32' || data.format === 'f16' ? data.values : data.codes
   const bytes = new Uint8Array(plane.buffer, plane.byteOffset, plane.byteLength)
@@ -91,7 +95,7 @@ export function codeWords(data: MatrixData, rows: number, cols: number, units: n
   return new Uint32Array(padded.buffer)
 }
 
-/** Largest power of two that keeps `values` within f16 when multiplied by it. */
+/** The largest power of two that keeps the values of all planes within f16 when they are multiplied by it. */
 function scaleShift(...planes: (Float32Array | null)[]): number {
   let largest = 0
   for (const plane of planes) {
@@ -124,23 +128,23 @@ export interface MatrixLoader {
 
 let nextId = 1
 
-/** Names the layout: what the bytes of packed shards depend on. */
+/** A name for the layout, with everything that the bytes of packed shards depend on. */
 export function packedLayout({ maxBindingBytes }: MatrixLoader): string {
   return `webgpu tiles 3, bindings of ${maxBindingBytes}`
 }
 
-/** A matrix's place on the device: everything but the bytes. */
+/** How a matrix is laid out on the device: everything except its bytes. */
 export interface Plan {
   readonly form: WeightForm
   readonly numBlocks: number
   readonly units: number
   readonly numScaleWords: number
-  /** Source row of each packed row. */
+  /** Source row of each packed row; -1: padding. */
   readonly order: Int32Array
   readonly shards: readonly { readonly firstRow: number; readonly numRows: number; readonly bytes: readonly number[] }[]
 }
 
-/** How a matrix is cut into buffers that the device can bind. */
+/** Plans how a matrix is cut into buffers that the device can bind. @throws Error where one tile exceeds the largest binding */
 export function plan(
   { maxBindingBytes }: MatrixLoader,
   label: string,
@@ -154,7 +158,7 @@ export function plan(
   const numScaleWords = scaleWords(form, numBlocks)
   const order = packedOrder(rows, isGated)
   const tileBytes = units * TILE_ROWS * 16
-  // A shard of a gated matrix ends behind a pair of tiles.
+  // A shard of a gated matrix ends after a pair of tiles.
   const granularity = isGated ? 2 : 1
   const tilesPerShard = Math.floor(maxBindingBytes / tileBytes / granularity) * granularity
   if (tilesPerShard === 0)
@@ -173,7 +177,7 @@ export function plan(
   return { form, numBlocks, units, numScaleWords, order, shards }
 }
 
-/** Buffers of all shards; `fill` writes the codes and the scales of shard `index` and is awaited before they go to the device. */
+/** Creates the buffers of all shards. `fill` writes the codes and the scales of shard `index`; it is awaited before they go to the device. */
 async function upload(
   { device }: MatrixLoader,
   label: string,
@@ -195,12 +199,12 @@ async function upload(
     scales.unmap()
     uploaded.push({ codes, scales, firstRow, numRows })
   }
-  // Uploads are copied by the queue: waiting here keeps the staging memory at one matrix.
+  // The queue copies uploads later: waiting here limits the staging memory to one matrix.
   await device.queue.onSubmittedWorkDone()
   return uploaded
 }
 
-/** Writes one shard's codes and scales. `words`: of codeWords. */
+/** Writes the codes and scales of one shard. `words`: result of codeWords. `shift`: result of shiftOf. */
 export function fillShard(
   { numScaleWords, order, shards, units }: Plan,
   index: number,
@@ -223,13 +227,13 @@ export function fillShard(
   packScales(new Uint32Array(scales), data.scales, data.mins, shardOrder, groups, numScaleWords, shift)
 }
 
-/** The power of two that a matrix's scales are multiplied by; MXFP4's are those of its values, and its codes mean twice as much. */
+/** The power of two by which the kernels' sums are too large: the one in the matrix's scales, or 2 for MXFP4, whose codes kernels read doubled. */
 export function shiftOf(data: MatrixData): number {
   if (data.format === 'mxfp4') return 2
   return data.format === 'q8' || data.format === 'q4' ? scaleShift(data.scales, data.mins) : 1
 }
 
-/** Repacks a matrix and uploads it, a shard at a time. Peak host memory beyond the data itself is one shard. */
+/** Repacks a matrix and uploads it, one shard at a time: host memory for one shard is needed beside the data. */
 export async function loadMatrix(
   loader: MatrixLoader,
   label: string,
@@ -246,7 +250,7 @@ export async function loadMatrix(
   const planes: Uint8Array[] = []
   const uploaded = await upload(loader, label, planned, (codes, scales, index) => {
     fillShard(planned, index, data, cols, words, shift, codes, scales)
-    // Unmapping takes the memory away: a copy.
+    // Copied, because unmapping detaches the memory.
     if (use.onPacked !== undefined) planes.push(new Uint8Array(codes.slice(0)), new Uint8Array(scales.slice(0)))
   })
   await use.onPacked?.({ format: data.format, form: { ...form, shift }, planes })
@@ -266,7 +270,7 @@ export async function loadMatrix(
   }
 }
 
-/** Uploads a matrix that was packed before. Throws when its form or sizes do not fit. */
+/** Uploads a matrix that was packed before. @throws RangeError where its form or sizes do not fit */
 export async function importMatrix(
   loader: MatrixLoader,
   label: string,
@@ -293,7 +297,7 @@ export async function importMatrix(
   return { id: nextId++, label, rows, cols, format, form, numBlocks, isGated: use.glu === true, weightScale, shards }
 }
 
-/** Eight codes of MXFP4 with one zero: the sign of a zero would carry into its neighbour when kernels widen codes. */
+/** Eight MXFP4 codes, with -0 replaced by 0: the sign of a zero would carry into the neighbouring code when kernels widen codes. */
 function withoutNegativeZeros(codes: number): number {
   const isNotZero = (codes | (codes >>> 1) | (codes >>> 2)) & 0x11111111
   return codes & (0x77777777 | (isNotZero << 3))
@@ -342,7 +346,7 @@ function packScales(
   }
 }
 
-/** Exponents of a row's blocks, four to a word. */
+/** Writes the exponents of each row's blocks, four to a word. */
 function packExponents(
   target: Uint8Array,
   exponents: Uint8Array,

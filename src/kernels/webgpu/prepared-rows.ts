@@ -1,4 +1,4 @@
-/** Rows of activations in the form that matrix products take them: where they lie, and which dispatch makes them. */
+/** Rows of activations in the form that matrix products take: the buffers for them, and the dispatches that fill these. */
 import type { Activation, Norm } from '../ops.ts'
 import {
   bind,
@@ -17,25 +17,25 @@ import type { StepRows } from './step-layout.ts'
 const PREPARE: readonly BindingKind[] = ['read', 'uniform', 'read', 'read', 'write']
 const PREPARE_THREADS = 64
 
-/** Which rows of a step a call takes: all there are, or its sample rows or score rows among them. */
+/** The rows of a step that a call takes: all, the output rows, the sample rows or the score rows. */
 export type RowSelection = StepRows | 'sample' | 'score'
 /** Their numbers in wgsl/rows.wgsl. */
 export const ROWS: Readonly<Record<RowSelection, number>> = { all: 0, sample: 1, score: 2, output: 3 }
 
-/** What of a matrix decides the form of the rows that it is multiplied with. */
+/** The properties of a matrix that decide the form of its inputs. */
 type Weights = Pick<GpuMatrix, 'label' | 'cols' | 'form' | 'numBlocks'>
 
-/** Weights of these forms meet rows in int8. */
+/** Whether weights are quantised: their inputs are then int8. */
 export const isQuantized = ({ FORMAT }: WeightForm): boolean => FORMAT < 16
 
-/** Constants of wgsl/quantize.wgsl for the rows that weights of this form meet. */
+/** Defines of wgsl/quantize.wgsl for the inputs of weights of this form. */
 const recordDefines = ({ FORMAT, GROUP }: WeightForm, hasNorm: boolean) => ({
   NIBBLES: FORMAT === 4 ? 1 : 0,
   GROUP16: GROUP === 16 ? 1 : 0,
   NORM: hasNorm ? 1 : 0,
 })
 
-/** The kernel that makes the inputs of a product, or null: the rows are taken as they are. */
+/** The kernel that prepares the inputs of a product; null where the product reads the activation directly. */
 export function prepareSource(form: WeightForm, hasNorm: boolean, selection: RowSelection): KernelSource | null {
   const isInt8 = isQuantized(form)
   if (!isInt8 && !hasNorm && (selection === 'all' || selection === 'output')) return null
@@ -43,11 +43,11 @@ export function prepareSource(form: WeightForm, hasNorm: boolean, selection: Row
   return { name: 'prepare', bindings: PREPARE, defines: { INT8: isInt8 ? 1 : 0, ...record, WS: PREPARE_THREADS } }
 }
 
-/** What is known while a sequence of ops is recorded: they run as a whole and in this order. */
+/** What is known while a sequence of ops is recorded. The ops always run together, in this order. */
 interface Recording {
   /** The op that last wrote an activation. */
   readonly writers: Map<number, PreparedOp>
-  /** What a buffer of prepared rows holds of its activation as it is now. */
+  /** The form of the current rows of an activation that a buffer contains. Buffers with outdated rows are absent. */
   readonly contents: Map<GPUBuffer, string>
 }
 
@@ -58,7 +58,7 @@ export class PreparedRows {
   readonly #buffers = new Map<string, GPUBuffer>()
   #recording: Recording | null = null
 
-  /** @param maxRows rows that one product can have at most, selected ones included */
+  /** @param maxRows most rows of one product, for any selection */
   constructor(context: GpuContext, maxRows: number) {
     this.#context = context
     this.#maxRows = maxRows
@@ -68,7 +68,10 @@ export class PreparedRows {
     return bufferBytes([...this.#buffers.values()])
   }
 
-  /** Calls ops that will run as a whole: rows are then prepared once for all that want them alike, by the op that computes them if it can. */
+  /**
+   * Calls `ops`, a sequence that always runs as a whole. Rows are then prepared once for all products that take the same form, if possible by the op
+   * that computes them.
+   */
   record(ops: () => void): void {
     this.#recording = { writers: new Map(), contents: new Map() }
     try {
@@ -78,7 +81,7 @@ export class PreparedRows {
     }
   }
 
-  /** An op was recorded that changes these activations. */
+  /** Notes that a recorded op changes these activations: their prepared rows are outdated. */
   noteWrites(op: PreparedOp, written: readonly Activation[]): void {
     if (this.#recording === null) return
     const { writers, contents } = this.#recording
@@ -92,7 +95,7 @@ export class PreparedRows {
     }
   }
 
-  /** All rows for a product that is recorded or called next; null where nothing has to be dispatched for it. */
+  /** Prepares all rows for the product that is recorded or called next; null where no dispatch is needed. */
   prepareOnce(x: GpuActivation, w: Weights, norm: Norm | undefined): PreparedOp | null {
     const op = this.prepare(x, w, norm, this.#context.stepRows)
     if (op === null || this.#recording === null) return op
@@ -102,7 +105,7 @@ export class PreparedRows {
     const vector = norm === undefined ? null : this.#context.vector(norm.weight)
     const content = JSON.stringify([record, vector?.id, record === null ? norm?.eps : null])
     if (contents.get(buffer) === content) return null
-    // Whoever computes the rows may put them here only if nothing else did meanwhile.
+    // The op that computed the rows may fill the buffer only if it has not been filled in another form since.
     const isFree = !contents.has(buffer)
     contents.set(buffer, content)
     if (record === null || !isFree) return op
@@ -110,7 +113,7 @@ export class PreparedRows {
     return writers.get(x.id)?.quantize?.({ buffer, weight, defines: record }) === true ? null : op
   }
 
-  /** The selected rows as the products of `w` take them, or null where they are taken as they are. */
+  /** Prepares the selected rows for products with `w`; null where these read the activation directly. */
   prepare(x: GpuActivation, w: Weights, norm: Norm | undefined, selection: RowSelection): PreparedOp | null {
     const source = prepareSource(w.form, norm !== undefined, selection)
     if (source === null) return null
@@ -122,7 +125,7 @@ export class PreparedRows {
     return { sources: [source], launch: (numRows) => launch.add(numRows, columns) }
   }
 
-  /** Where the rows of x are as the products of `w` take them, and the vec4s between two. */
+  /** The buffer from which products with `w` read the rows of x, and its vec4s per row. */
   inputs(
     x: GpuActivation,
     w: Weights,
@@ -146,7 +149,7 @@ export class PreparedRows {
   }
 }
 
-/** Bytes of a block of 32 inputs: a record of wgsl/quantize.wgsl, or f32. */
+/** Bytes per block of 32 inputs: as a record of wgsl/quantize.wgsl, or as f32. */
 const RECORD_BYTES = 48
 const FLOAT_BYTES = 128
 const blockBytes = (form: WeightForm): number => (isQuantized(form) ? RECORD_BYTES : FLOAT_BYTES)

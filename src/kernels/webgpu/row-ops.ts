@@ -1,4 +1,4 @@
-/** Norms of groups of columns, sums and products of activations, lengths, and residual streams. */
+/** Ops on rows: rmsNorm by groups of columns, add, multiply, sparseGelu, matchLength, residual streams and keepOutputs. */
 import type { Activation, Columns, Norm, StreamOptions, Vector } from '../ops.ts'
 import { bind, createUniform, type GpuActivation, type GpuContext, Launch, type PreparedOp } from './context.ts'
 import type { BindingKind, KernelSource } from './pipelines.ts'
@@ -8,10 +8,10 @@ const NORM_INPLACE: readonly BindingKind[] = ['read', 'uniform', 'read', 'write'
 const PAIR: readonly BindingKind[] = ['read', 'uniform', 'read', 'write']
 const SPARSE_GELU: readonly BindingKind[] = ['read', 'uniform', 'write']
 const KEEP: readonly BindingKind[] = ['read', 'uniform', 'write']
-/** Without the step buffer: four streams beside it would be more storage buffers than WebGPU promises. */
+/** Without the step buffer: with it and four streams, there would be more storage buffers than the 8 that WebGPU guarantees. */
 const STREAMS: readonly BindingKind[] = ['uniform', 'read', 'read', 'read', 'write']
 
-/** Columns of a workgroup of `add`, `multiply` and `keepOutputs`. */
+/** Columns per workgroup of `add`, `multiply` and `keepOutputs`. */
 const BLOCK = 64
 const MAX_STREAMS = 4
 
@@ -34,7 +34,7 @@ function streamsSource(N: number, ACTIVE: number, corrects: boolean): KernelSour
   return { name: 'streams', bindings, defines }
 }
 
-/** out = norm(x), of each norm.weight.length columns by themselves; out may be x. */
+/** out = norm(x), separately for each group of norm.weight.length columns; out may be x. */
 export function rmsNorm(context: GpuContext, out: Activation, x: Activation, { weight, eps }: Norm): PreparedOp {
   const { target, source } = pairOf(context, out, x)
   const width = weight.length
@@ -61,7 +61,7 @@ export function multiplyRows(context: GpuContext, x: Activation, { x: y, offset 
   return pair(context, target, source, offset, null)
 }
 
-/** `scale` null: the product. */
+/** target = (target + source) * scale, or with `scale` null target * source; the columns of source from `offset` on. */
 function pair(
   context: GpuContext,
   target: GpuActivation,
@@ -121,7 +121,7 @@ export function streams(
   return { sources: [kernel], launch: (numRows) => launch.add(numRows) }
 }
 
-/** Moves the output rows of each to its front. */
+/** Moves the output rows of each activation to its front. */
 export function keepOutputs(context: GpuContext, activations: readonly Activation[]): PreparedOp {
   const launches = activations.map((activation) => {
     const { buffer, stride } = context.activation(activation)
@@ -137,7 +137,7 @@ export function keepOutputs(context: GpuContext, activations: readonly Activatio
   }
 }
 
-/** Two activations of the same width. */
+/** The GPU activations of `out` and `x`. @throws Error where their widths differ */
 function pairOf(context: GpuContext, out: Activation, x: Activation) {
   const [target, source] = [context.activation(out), context.activation(x)]
   if (target.cols !== source.cols)

@@ -1,4 +1,4 @@
-/** The SampleSpecs of a step's rows on the device: words of the step buffer (wgsl/sample-io.wgsl), masks, and tokens that are changed one by one. */
+/** Writes the SampleSpecs of a step's rows for the device: words of the step buffer (wgsl/sample-io.wgsl), masks, adjustments of single tokens. */
 import { changedTokens } from '../changed-tokens.ts'
 import type { SampleRow, SampleSpec } from '../sample-spec.ts'
 import { BANNED_LOGIT, GREEDY_TEMPERATURE, noiseKey } from '../sampling.ts'
@@ -7,20 +7,20 @@ import { RESULT_WORDS, type LogprobSlot } from './results.ts'
 import { SPEC_WORDS } from './step-layout.ts'
 
 const FLAG = { greedy: 1, mask: 2, topP: 4, filter: 8 } as const
-/** What -Infinity is uploaded as: WGSL may assume that there is no infinity. */
+/** Uploaded in place of -Infinity, because WGSL implementations may assume that no value is infinite. */
 const BAN_DELTA = -3e38
 const ENTRY_WORDS = 4
-/** In the entry that is free for a pending token. */
+/** Marks the entry that is reserved for a pending token. */
 const NO_TOKEN = -1
 
-/** What was written: entries, where the rows' log-probabilities will be, and the words of results up to there. */
+/** What was written: the number of entries, where each row's log-probabilities will be, and the words of results that are now taken. */
 interface WrittenSpecs {
   readonly numEntries: number
   readonly logprobs: readonly (LogprobSlot | null)[]
   readonly resultWords: number
 }
 
-/** Sampling parameters of a step's rows, uploaded with it. */
+/** Uploads the sampling parameters of a step's rows. */
 export class SampleSpecs {
   readonly #context: GpuContext
   readonly #onReplaced: () => void
@@ -31,7 +31,7 @@ export class SampleSpecs {
   #numEntries = 0
   readonly #key = new Uint32Array(2)
 
-  /** `onReplaced`: a buffer gave way to a larger one, and whoever has bound it must do so anew. */
+  /** @param onReplaced called after a buffer was replaced by a larger one: bind groups with the old one must be made again */
   constructor(context: GpuContext, onReplaced: () => void) {
     this.#context = context
     this.#onReplaced = onReplaced
@@ -47,7 +47,7 @@ export class SampleSpecs {
     return this.#adjustments
   }
 
-  /** Writes the specs of rows whose tokens follow `positions`. `resultWords`: words of results that are taken. */
+  /** Writes the specs of sample rows. @param positions positions of the step's rows @param resultWords words of the results that are taken already */
   write(rows: readonly SampleRow[], positions: Int32Array, vocab: number, resultWords: number): WrittenSpecs {
     const { step, device } = this.#context
     const { words, floats } = step.reserve('sampleSpecs', rows.length * SPEC_WORDS)
@@ -98,7 +98,7 @@ export class SampleSpecs {
     this.#onReplaced()
   }
 
-  /** A row's entries, the last one free where a token is pending; how many are penalised. */
+  /** Writes the entries of a row, with one more where a token is pending. Returns how many entries have the repetition penalty. */
   #writeEntries(spec: SampleSpec): number {
     const { tokens, numPenalized, deltas, pendingDeltas } = changedTokens(spec)
     for (const [i, token] of tokens.entries()) this.#put(token, deltas[i]!, pendingDeltas[i]!)
@@ -133,12 +133,12 @@ export class SampleSpecs {
   }
 }
 
-/** Rows to make room for: buffers grow in powers of two. */
+/** Rows to allocate for `rows` rows: the next power of two. */
 export function roomFor(rows: number): number {
   return 2 ** Math.ceil(Math.log2(rows))
 }
 
-/** Whether top-k, top-p or min-p leave tokens out. */
+/** Whether top-k, top-p or min-p can exclude tokens. */
 export function hasFilter(spec: SampleSpec, vocab: number): boolean {
   return (spec.topK > 0 && spec.topK < vocab) || spec.topP < 1 || spec.minP > 0
 }

@@ -24,12 +24,12 @@ const BINDINGS: readonly BindingKind[] = [
 
 /** Score rows whose logits exist at one time. */
 const SCORE_CHUNK = 32
-/** Tokens of a row that one workgroup looks through. */
+/** Tokens of a row per workgroup. */
 const VOCAB_CHUNK = 2048
 const LIST_CAPACITY = 8192
-/** Words of a row of `filters` before its list, see wgsl/sample-io.wgsl. */
+/** Words of a row of `filters` before its list: LIST of wgsl/sample-io.wgsl. */
 const FILTER_WORDS = 772
-/** The kernels of sampling. `listCapacity`: tokens of a row that are listed as candidates for its threshold; of more, all are gone through. */
+/** The kernels of sampling. @param listCapacity most candidates for a row's threshold that are listed; with more, all tokens are searched */
 function sampleKernels(listCapacity: number) {
   const source = (name: string, defines: KernelSource['defines'] = {}): KernelSource => {
     return { name, bindings: BINDINGS, defines: { ...defines, LIST_CAPACITY: listCapacity } }
@@ -49,16 +49,16 @@ function sampleKernels(listCapacity: number) {
 }
 type Kernels = ReturnType<typeof sampleKernels>
 
-/** A run of rows whose logits fit one binding, with what works on them. */
+/** Consecutive rows whose logits fit one binding, and the ops on them. */
 interface LogitsChunk {
   readonly logits: GPUBuffer // [rows, vocab]
   readonly firstRow: number
   readonly product: PreparedOp
-  /** Made on first use; forgotten when one of the buffers they share is replaced. */
+  /** Created on first use; cleared when one of the buffers that all launches share is replaced. */
   readonly launches: Map<keyof Kernels, Launch>
 }
 
-/** What logits are made of. */
+/** What logits are computed from. */
 interface Head {
   readonly x: Activation
   readonly matrix: GpuMatrix
@@ -73,7 +73,7 @@ export class SampleKernels {
   readonly #kernels: Kernels
   readonly #filterBytes: number // of a row
   readonly #limits: BackendLimits
-  /** [2, maxSampleRows]: tokens of this and of the previous step, by turns. */
+  /** i32 [2, maxSampleRows]: sampled tokens. Steps write the two rows in turn, so that the previous step's tokens stay readable. */
   readonly sampled: GPUBuffer
   readonly results: GPUBuffer
   #filters: GPUBuffer
@@ -128,12 +128,12 @@ export class SampleKernels {
     this.#resultWords = RESULT_TOKENS
   }
 
-  /** How the step's results lie in the results buffer. */
+  /** The layout of the step's results in the results buffer. */
   get layout(): ResultLayout {
     return { numSamples: this.#numSamples, logprobs: this.#logprobs, scores: this.#scores, words: this.#resultWords }
   }
 
-  /** Copies the sample rows' raw logits behind each other into `target`. */
+  /** Copies the raw logits of the sample rows to `target`, f32 [sample rows, vocab]. */
   copyLogits(encoder: GPUCommandEncoder, target: GPUBuffer): void {
     const rowBytes = this.#vocab * 4
     for (const { logits, firstRow } of this.#chunks) {
@@ -147,8 +147,8 @@ export class SampleKernels {
   }
 
   /**
-   * Logits of the rows, then a token for each: adjust, maximum, thresholds (rows with filters: bins, gather, threshold), draw (rows with a temperature), final.
-   * Raw logits are put back where they were adjusted, and log-probabilities are taken from them.
+   * Computes the logits of the rows and samples a token for each. The kernels, in order: adjust; max; bins, gather and threshold, where a row has
+   * filters; draw, where a row has a temperature; final; restore, which puts raw logits back; logprobs, which reads raw logits.
    */
   sample(
     x: Activation,
@@ -202,7 +202,7 @@ export class SampleKernels {
     }
   }
 
-  /** Log-probabilities of given tokens, a chunk of rows after another through one buffer of logits. */
+  /** Computes the log-probabilities of given tokens. Chunks of rows go through one buffer of logits, one after another. */
   score(x: Activation, head: GpuMatrix, options: LogitsOptions, rows: readonly ScoreRow[]): void {
     if (rows.length > this.#limits.maxRows)
       throw new Error(`${rows.length} score rows exceed the limit of ${this.#limits.maxRows}`)
@@ -218,7 +218,7 @@ export class SampleKernels {
       'scoreTargets',
       rows.flatMap(({ target, topN }) => [target, topN]),
     )
-    // Behind everything a sample() of this step may write.
+    // After everything that a sample() of this step may write.
     const first = RESULT_TOKENS + this.#limits.maxSampleRows * (1 + RESULT_WORDS)
     step.set('scoreResults', first)
     this.#scores = rows.map(({ topN }, i) => ({ word: first + i * RESULT_WORDS, topN }))
@@ -243,7 +243,7 @@ export class SampleKernels {
     return [...(prepare === null ? [] : [prepare]), ...products, ...Object.values(this.#kernels)]
   }
 
-  /** Prepares for a head; nothing is left to do when it is the one of the step before. */
+  /** Prepares the buffers for a head. Does nothing where the head is that of the previous call. */
   #settle(head: Head): void {
     const before = this.#head
     if (before?.x === head.x && before.matrix === head.matrix && before.options === head.options) return
@@ -301,7 +301,7 @@ export class SampleKernels {
     ])
   }
 
-  /** Buffers for the logits of `numRows` rows, as many rows each as one binding holds; the last grows with the rows that are used. */
+  /** Buffers for the logits of `numRows` rows. Each has as many rows as fit one binding; the last grows with the number of rows. */
   #logitsChunks(numRows: number): readonly LogitsChunk[] {
     const rowBytes = this.#vocab * 4
     const { device, capabilities } = this.#context
@@ -320,7 +320,7 @@ export class SampleKernels {
     return this.#chunks.slice(0, needed)
   }
 
-  /** A buffer that all launches share was replaced. */
+  /** Clears all launches, because a buffer that they share was replaced. */
   #forgetLaunches(): void {
     for (const { launches } of [...this.#chunks, ...this.#scoreChunks]) launches.clear()
   }

@@ -1,4 +1,4 @@
-/** The pool of states, and the ops that carry a state along a sequence: convolution, gatedDelta, selectiveScan; and sigmoidGate. */
+/** The state pool and the ops that carry a state along a sequence: convolution, gatedDelta, selectiveScan. Also sigmoidGate. */
 import type {
   Activation,
   BackendLimits,
@@ -28,9 +28,9 @@ const SCAN: readonly BindingKind[] = ['read', 'uniform', 'read', 'read', 'read',
 const GATE_NORM: readonly BindingKind[] = ['read', 'uniform', 'read', 'read', 'write']
 const SIGMOID_GATE: readonly BindingKind[] = ['read', 'uniform', 'read', 'write']
 
-/** Channels of a workgroup of a convolution, columns of one of sigmoidGate. */
+/** Channels per workgroup of a convolution, and columns per workgroup of sigmoidGate. */
 const BLOCK = 64
-/** Values of a head whose rows of the state share a workgroup. */
+/** Rows of a head's state [valueDim, keyDim] per workgroup of a scan. */
 const SCAN_ROWS = 16
 
 function convolutionSource(kernel: number, isGated: boolean, hasBias: boolean): KernelSource {
@@ -46,7 +46,7 @@ function scanSources(
 ): readonly [prepare: KernelSource, scan: KernelSource, gateNorm: KernelSource] {
   const isDelta = kind === 'gatedDelta'
   const DELTA = isDelta ? 1 : 0
-  // Sixteen values of the state a thread, where they divide its row.
+  // Each thread takes sixteen values of a row of the state, or fewer where sixteen do not divide the row.
   const quads = keyDim / 4
   const QUADS = quads % 4 === 0 ? 4 : quads % 2 === 0 ? 2 : 1
   const LANES = quads / QUADS
@@ -64,25 +64,25 @@ const SIGMOID_GATE_SOURCE: KernelSource = {
   defines: { WS: BLOCK },
 }
 
-/** Values of a row of a convolution's inputs: whole vectors. */
+/** Values per row of a convolution's stored inputs: the channels, padded to whole vec4s. */
 const channelPitch = ({ channels }: StateShape): number => Math.ceil(channels / 4) * 4
 
-/** Values of the inputs that a convolution looks back on: what stands before the recurrent state. */
+/** Values of the earlier inputs that a convolution needs. They are at the start of a slot, before the recurrent state. */
 const inputValues = (shape: StateShape): number => (shape.kernel - 1) * channelPitch(shape)
 
 const slotValues = (shape: StateShape): number => inputValues(shape) + shape.heads * shape.valueDim * shape.keyDim
 
-/** Bytes of a slot over all layers. */
+/** Bytes of one slot over all layers. */
 export function stateSlotBytes({ layers }: StateLayout): number {
   return 4 * layers.reduce((sum, shape) => sum + slotValues(shape), 0)
 }
 
-/** Slots whose states of each layer fit one binding. */
+/** Most slots of a pool: the states of each layer must fit one binding. */
 export function maxStateSlots({ layers }: StateLayout, maxBindingBytes: number): number {
   return Math.floor(maxBindingBytes / (4 * Math.max(...layers.map(slotValues))))
 }
 
-/** Where q, k and v begin in the columns of x. */
+/** The columns of x where q, k and v begin. */
 interface ScanColumns {
   readonly q: number
   readonly k: number
@@ -94,12 +94,12 @@ interface Place {
   readonly buffer: GPUBuffer // f32 [slots, slotValues]
 }
 
-/** Launches state ops; states are f32. */
+/** Owns the pool of states, which are f32, and launches the ops that use them. */
 export class StateKernels {
   readonly #context: GpuContext
   readonly #limits: BackendLimits
   readonly #places: Place[] = []
-  /** (decay, rate) of each row and head, shared by all layers. */
+  /** f32 [maxRows, heads, 2]: (decay, rate). All layers share the buffer. */
   #scalars: GPUBuffer | null = null
   #numSequences = 0
 
@@ -199,7 +199,7 @@ export class StateKernels {
     return { sources: [SIGMOID_GATE_SOURCE], launch: (numRows) => launch.add(Math.ceil(cols / BLOCK), numRows) }
   }
 
-  /** Three dispatches: what the scan needs of each row; the scan; norm and gate. */
+  /** Three dispatches: preparation of each row, the scan, and the norm with its gate. */
   #scan(
     out: Activation,
     x: Activation,
@@ -280,7 +280,7 @@ export class StateKernels {
     return bind(context, `scan prepare ${options.layer}`, PREPARE, params, buffers)
   }
 
-  /** Of the delta rule each head is normalised, by the same weights; of Mamba-2 the heads of a key head together. */
+  /** The delta rule normalises each head separately, with the same weights. Mamba-2 normalises all heads of a key head together. */
   #bindGateNorm(
     target: GpuActivation,
     { heads, valueDim }: StateShape,
