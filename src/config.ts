@@ -1,6 +1,6 @@
 /**
- * Configuration: flags > environment > defaults, described by one zod schema (settings/) and parsed once into one frozen object.
- * The only reader of process.env (OTEL_* that the OpenTelemetry SDK reads by itself excepted).
+ * Configuration: flags override the environment, which overrides defaults. One zod schema (settings/) describes all settings; they are parsed
+ * once into a frozen object. Nothing else reads process.env, except that the OpenTelemetry SDK reads its OTEL_* variables.
  */
 import { homedir } from 'node:os'
 import { join } from 'node:path'
@@ -10,32 +10,32 @@ import { schema, type Setting, SETTINGS } from './settings/settings.ts'
 
 type Fields = z.output<typeof schema>
 
-/** The frozen configuration: every folder resolved, every unit fixed (Ms, Bytes). */
+/** The frozen configuration: every folder is resolved, every quantity has the unit that its name ends in (Ms, Bytes). */
 export type Config = Readonly<Omit<Fields, 'cacheDir' | 'dataDir' | 'hfHubCache' | 'hfHome'>> & {
   readonly cacheDir: string
   readonly dataDir: string
   readonly hfHubCache: string
-  /** `npm start`: a shell of npm is the parent. */
+  /** Started by an npm script such as `npm start`: the parent process is npm's shell. */
   readonly isRunByNpm: boolean
 }
 
-/** A flag or variable that cannot be used: one line for people, exit code 2. */
+/** A flag or variable with an unusable value. The CLI prints the message on one line and exits with code 2. */
 export class ConfigError extends Error {
   override readonly name = 'ConfigError'
 }
 
-/** What the command line asks for. */
+/** The parsed command line. */
 export interface CommandLine {
   readonly command: 'serve' | (typeof COMMANDS)[number] | 'help' | 'version'
   readonly positionals: readonly string[]
   readonly config: Config
-  /** --level of trace validate; null: the file's own. */
+  /** --level of trace validate; null: the level recorded in the file. */
   readonly level: 'contract' | 'steps' | 'kernels' | null
   /** --strict of rag index. */
   readonly isStrict: boolean
   /** --to of trace convert. */
   readonly to: 'otlp' | 'tempo' | 'grafana' | 'jaeger'
-  /** --context of eval perplexity, in tokens; null: the tool's own. */
+  /** --context of eval perplexity, in tokens; null: the command's default. */
   readonly context: number | null
   /** -p, -n, -r and --json of bench. */
   readonly bench: {
@@ -50,7 +50,7 @@ const COMMANDS = ['rag index', 'trace validate', 'trace convert', 'eval perplexi
 
 type Options = NonNullable<NonNullable<Parameters<typeof parseArgs>[0]>['options']>
 
-/** Flags that belong to commands and are no settings. */
+/** Flags that belong to single commands and are not settings. */
 export const COMMAND_OPTIONS = {
   help: { type: 'boolean', short: 'h' },
   version: { type: 'boolean', short: 'v' },
@@ -64,7 +64,7 @@ export const COMMAND_OPTIONS = {
   json: { type: 'boolean' },
 } as const satisfies Options
 
-/** The commands that a flag of COMMAND_OPTIONS belongs to: with another one it would do nothing. */
+/** The commands that each flag of COMMAND_OPTIONS belongs to. With any other command the flag is an error. */
 const COMMANDS_OF: Readonly<Partial<Record<keyof typeof COMMAND_OPTIONS, readonly CommandLine['command'][]>>> = {
   level: ['trace validate'],
   strict: ['rag index'],
@@ -145,10 +145,10 @@ export function parseCommandLine(
   }
 }
 
-/** What stands before the host of a URL is left out. */
+/** Replaces the user and password in URLs with an ellipsis. */
 const withoutPasswords = (text: string): string => text.replaceAll(/\/\/[^"\s]*@/g, '//…@')
 
-/** Throws ConfigError for a flag of another command. */
+/** Throws ConfigError for a flag that belongs to another command. */
 function requireFlagsOf(command: CommandLine['command'], given: Readonly<Record<string, ParsedValue>>): void {
   if (command === 'help' || command === 'version') return
   for (const [name, commands] of Object.entries(COMMANDS_OF)) {
@@ -172,7 +172,7 @@ function readArguments(
   }
 }
 
-/** `--seed -1` as `--seed=-1`: a number is a value, though it begins like a flag. */
+/** Rewrites `--seed -1` to `--seed=-1`, because parseArgs would take a negative number for a flag. */
 function withNumbersJoined(argv: readonly string[], options: Options): string[] {
   const joined: string[] = []
   for (let i = 0; i < argv.length; i++) {
@@ -186,7 +186,7 @@ function withNumbersJoined(argv: readonly string[], options: Options): string[] 
   return joined
 }
 
-/** What is wrong with a command line, in our words: Node's go on with advice that does not apply here. */
+/** Describes what is wrong with a command line. Node's own message adds advice that does not apply here. */
 function argumentProblem(error: unknown, options: Options): string {
   const message = error instanceof Error ? error.message : String(error)
   const code = error instanceof Error && 'code' in error ? error.code : null
@@ -201,14 +201,14 @@ function argumentProblem(error: unknown, options: Options): string {
   return `${message.split('. ')[0]?.split('\n')[0]}; --help lists the flags`
 }
 
-/** The word that takes the fewest changes to reach, if those are few for its length. */
+/** The known word with the smallest edit distance, if that is small for the word's length; else null. */
 function nearest(word: string, known: readonly string[]): string | null {
   const ranked = known.map((name) => ({ name, distance: editDistance(word, name) }))
   const best = ranked.reduce((a, b) => (b.distance < a.distance ? b : a))
   return best.distance <= Math.max(2, Math.floor(best.name.length / 3)) ? best.name : null
 }
 
-/** Levenshtein's: insertions, deletions and substitutions. */
+/** The Levenshtein distance: the fewest insertions, deletions and substitutions. */
 function editDistance(a: string, b: string): number {
   let previous = Array.from({ length: b.length + 1 }, (_, i) => i)
   for (let i = 1; i <= a.length; i++) {
@@ -263,7 +263,7 @@ function count(flag: string, least: number, value: ParsedValue): number {
 }
 
 function finish(values: Readonly<Record<string, unknown>>, env: Readonly<Record<string, string | undefined>>): Config {
-  // Every value was parsed field by field; what is left are the defaults.
+  // Every given value was parsed above, field by field; only defaults are missing.
   const fields = { ...defaults(), ...values } as Fields
   const home = env['HOME'] ?? homedir()
   const hfHome = fields.hfHome ?? join(env['XDG_CACHE_HOME'] ?? join(home, '.cache'), 'huggingface')
@@ -280,7 +280,7 @@ function finish(values: Readonly<Record<string, unknown>>, env: Readonly<Record<
   return Object.freeze(config)
 }
 
-/** A switch that is on unless a variable says otherwise. Throws ConfigError for what is no yes or no. */
+/** Whether a variable switches off something that is on by default. Throws ConfigError for a value that means neither yes nor no. */
 function isSwitchedOff(name: string, env: Readonly<Record<string, string | undefined>>): boolean {
   const word = env[name]?.trim().toLowerCase() ?? ''
   if (['false', '0', 'no', 'off'].includes(word)) return true

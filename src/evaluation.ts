@@ -1,13 +1,13 @@
 /**
- * How well a model predicts: perplexity of a text, and accuracy over questions with given answers. Both run on the engine as it serves,
- * so that they also show the cost of a quantisation or a kernel.
+ * Measures how well a model predicts: perplexity of a text, and accuracy on multiple-choice questions. Both run on the serving engine, so they
+ * also show what a quantisation or a kernel costs in quality.
  */
 import { foundInstead, readText } from './regular-file.ts'
 import { z } from 'zod'
 import { bareRequest } from './bare-request.ts'
 import type { Engine, GenerationRequest } from './engine/request.ts'
 
-/** A file that cannot be evaluated: names the file and line, what was expected and what was found. */
+/** A file that cannot be evaluated. The message names the file and line, what was expected and what was found. */
 export class EvaluationError extends Error {
   override readonly name = 'EvaluationError'
 }
@@ -20,14 +20,14 @@ interface Perplexity {
 }
 
 interface ChoicesResult {
-  /** Share of items whose right choice has the greatest log-probability. */
+  /** Share of items in which the right choice has the largest log-probability. */
   readonly accuracy: number
-  /** The same by log-probability per byte of the choice, as lm-evaluation-harness's acc_norm. */
+  /** The same with log-probabilities divided by the choice's length in bytes, like acc_norm of lm-evaluation-harness. */
   readonly accuracy_norm: number
   readonly items: number
 }
 
-/** llama.cpp's default. */
+/** The default of llama.cpp's perplexity tool, in tokens. */
 const DEFAULT_CONTEXT = 512
 
 /** A request that scores its prompt and generates nothing. */
@@ -53,7 +53,7 @@ async function encode(engine: Engine, text: string, addSpecialTokens: boolean): 
 
 async function readSample(path: string): Promise<string> {
   try {
-    // Without the mark of UTF-8 that some editors put first: it is no text.
+    // Drops the byte order mark that some editors write.
     return (await readText(path)).replace(/^\uFEFF/, '')
   } catch (error) {
     throw new EvaluationError(`${path}: expected a text file, found ${foundInstead(error)}`, { cause: error })
@@ -61,9 +61,9 @@ async function readSample(path: string): Promise<string> {
 }
 
 /**
- * Perplexity of a text: exp of the mean negative log-likelihood per token. The text is cut into windows of `context` tokens, each begins
- * with the model's BOS token where it has one, and the second half of each window is scored (llama.cpp's perplexity tool). A text of less
- * than two windows is one window, scored from its second token.
+ * Perplexity of a text: exp of the mean negative log-likelihood per token. As in llama.cpp's perplexity tool, the text is cut into windows of
+ * `context` tokens, each window begins with the model's BOS token if it has one, and only the second half of each window is scored. A text
+ * shorter than two windows is scored as one window, from its second token.
  * @throws EvaluationError for a file that cannot be read or has fewer than two tokens.
  */
 export async function measurePerplexity(
@@ -110,8 +110,8 @@ const item = z
   })
 
 /**
- * Accuracy over a file of JSON lines {prompt, choices, answer}: the choice with the greatest log-probability after the prompt is the
- * model's answer. White space at the end of a prompt belongs to the choice, as tokenizers have it.
+ * Accuracy over a file of JSON lines {prompt, choices, answer}. The model's answer is the choice with the largest log-probability after the
+ * prompt. White space at the end of a prompt is moved to the choices, because tokenizers attach it to the next word.
  * @throws EvaluationError naming the line at fault.
  */
 export async function measureChoices(

@@ -1,12 +1,12 @@
 #!/usr/bin/env node
-/** The CLI: parses the command line and runs the command. Lines for people go to stderr, JSON log lines to stdout. */
+/** The CLI: parses the command line and runs the command. Messages for people go to stderr, JSON log lines to stdout. */
 import './parent-process.ts'
 import { readFileSync } from 'node:fs'
 import { type CommandLine, ConfigError, parseCommandLine } from './config.ts'
 import { helpText } from './config-help.ts'
 import type { BuildInfo } from './serve.ts'
 
-/** Exit codes: 0 done, 1 failed, 2 wrong usage. Each command loads its own code, so a wrong flag is reported before the server is loaded. */
+/** Runs a command; returns the exit code: 0 done, 1 failed, 2 wrong usage. Each command imports its own code, so a wrong flag is reported before the server loads. */
 async function run(commandLine: CommandLine, build: BuildInfo): Promise<number> {
   const { command, positionals } = commandLine
   switch (command) {
@@ -59,13 +59,13 @@ function readBuildInfo(): BuildInfo {
   }
 }
 
-/** What is still open when a command is done (a download, a collector that does not answer) may delay the exit for this long. */
+/** How long handles that are still open after a command (a download, a collector that does not answer) may delay the exit. */
 const LINGER_MS = 500
 
 try {
   process.exitCode = await run(parseCommandLine(process.argv.slice(2), process.env), readBuildInfo())
 } catch (error) {
-  // One line for people; the stack only when it is a bug of ours.
+  // Expected failures print one line. Anything else is a bug in this program and prints its stack.
   const isExpected =
     error instanceof Error &&
     [

@@ -1,24 +1,24 @@
-/** How fast a model runs here: prompt processing and decoding apart, in the form of llama.cpp's llama-bench. */
+/** Measures how fast a model runs here: prompt processing and decoding separately, in the format of llama.cpp's llama-bench. */
 import { bareRequest } from './bare-request.ts'
 import type { ChoiceFinishedEvent, Engine } from './engine/request.ts'
 
 interface MeasurementOptions {
-  /** Tokens of the prompt test; 0: none. */
+  /** Tokens of the prompt test; 0: skip the test. */
   readonly promptTokens: number
-  /** Tokens of the decode test; 0: none. */
+  /** Tokens of the decode test; 0: skip the test. */
   readonly newTokens: number
   readonly repetitions: number
 }
 
 interface Measurement {
-  /** pp512 or tg128, as llama-bench names its tests. */
+  /** Name in llama-bench's style, such as pp512 or tg128. */
   readonly test: string
   readonly tokens_per_second: number
   readonly standard_deviation: number
   readonly samples: readonly number[]
 }
 
-/** Measures both tests, each after one run that is not counted. Prompts are random tokens, different each time: no cache serves them. */
+/** Runs both tests, each after one warm-up run. Every prompt has new random tokens, so that the prefix cache cannot serve it. */
 export async function measureSpeed(engine: Engine, options: MeasurementOptions): Promise<Measurement[]> {
   const { promptTokens, newTokens, repetitions } = options
   const measured: Measurement[] = []
@@ -33,7 +33,7 @@ export async function measureSpeed(engine: Engine, options: MeasurementOptions):
   if (newTokens > 0) {
     measured.push(
       await repeat(`tg${newTokens}`, repetitions, async () => {
-        // The first token ends the prefill: the time of the others is measured.
+        // The first token belongs to the prefill; the time of the others is measured.
         const { counters } = await run(engine, randomTokens(engine, 1), newTokens + 1)
         return newTokens / seconds(counters.firstTokenMs, counters.lastTokenMs)
       }),
@@ -67,7 +67,7 @@ async function run(engine: Engine, ids: readonly number[], maxTokens: number): P
   return finished
 }
 
-/** llama-bench's Markdown table. */
+/** The results as a Markdown table in llama-bench's format. */
 export function measurementTable(engine: Engine, measured: readonly Measurement[]): string {
   const info = engine.modelInfo
   const size = `${((info?.weightBytes ?? 0) / 2 ** 20).toFixed(2)} MiB`

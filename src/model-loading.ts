@@ -1,4 +1,4 @@
-/** Loads engines, local or remote, as the configuration names them, and the files beside their models' weights. */
+/** Loads the engines that the configuration names, local or remote, and the files next to their models' weights. */
 import { existsSync } from 'node:fs'
 import { access, constants, readdir, stat } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
@@ -24,34 +24,34 @@ import type { Log } from './observability/log.ts'
 import { createProgress } from './progress.ts'
 import { type PromptTemplate, promptTemplate } from './rag/prompt.ts'
 
-/** The folder of this package, and its models. */
+/** The folder of this package, and in it the folder of models. */
 export const PACKAGE = fileURLToPath(new URL('..', import.meta.url))
 export const MODELS = join(PACKAGE, 'models')
 
-/** The language model in this package (models/README.md). */
+/** The language model that comes with this package (models/README.md). */
 const BUNDLED_MODEL = join(MODELS, 'mini-1m')
 
-/** The engine and the files beside its model's weights; a remote engine has none. */
+/** An engine, and what was read from the files next to its model's weights. A remote engine has no such files. */
 interface Loaded {
   readonly engine: Engine
   readonly samplingDefaults: SamplingDefaults
   readonly promptTemplate: PromptTemplate | null
 }
 
-/** A model by the name that it is served under, and where it is: a path or a hub id. */
+/** A model's served name, and its location: a path or a hub id. */
 interface NamedModel {
   readonly name: string
   readonly location: string
-  /** What `--lora` adds to it. */
+  /** The LoRA adapters that `--lora` gives for it. */
   readonly adapters: readonly AdapterRequest[]
 }
 
-/** What requests can name, in a body and behind /v1/models/: paths fold "." and "..". */
+/** Model names that requests can use in a body and in the path after /v1/models/. "." and ".." are not allowed as parts: URLs resolve them. */
 const MODEL_NAME = /^(?!\.{1,2}(?:\/|$))[\w.:@-]+(?:\/(?!\.{1,2}(?:\/|$))[\w.:@-]+)*$/
 const MAX_NAME_LENGTH = 128
 const isModelName = (name: string): boolean => name.length <= MAX_NAME_LENGTH && MODEL_NAME.test(name)
 
-/** NAME=PATH. @throws ModelError for a name that requests could not use, or none, or no path. */
+/** Splits NAME=PATH. @throws ModelError when the name or the path is missing, or requests could not use the name. */
 function splitName(value: string): Omit<NamedModel, 'adapters'> {
   const equals = value.indexOf('=')
   const name = value.slice(0, equals)
@@ -64,7 +64,7 @@ function splitName(value: string): Omit<NamedModel, 'adapters'> {
   return { name, location }
 }
 
-/** The models of this process that the configuration names, or the bundled one. Throws ModelError for a name that two of them have. */
+/** The local models that the configuration names, or the bundled one. Throws ModelError when two have the same name. */
 export function modelsOf({
   models,
   servedModelName,
@@ -73,7 +73,7 @@ export function modelsOf({
   if (models.length > 1 && servedModelName !== null)
     throw new ModelError('--served-model-name: expected one model; give each of several its own: --model NAME=PATH')
   const named = (models.length > 0 ? models : [BUNDLED_MODEL]).map((value) => {
-    // A path may contain an equals sign, too.
+    // An existing path may itself contain an equals sign.
     if (value.includes('=') && !existsSync(value)) return splitName(value)
     return { name: servedModelName ?? nameOf(value), location: value }
   })
@@ -90,7 +90,7 @@ export function modelsOf({
 
 const ADAPTER = /^([\w.:/-]+)(?:@([\w.:/@-]+))?=(.+)$/
 
-/** The adapters of `--lora` by their models. Adapters and models share their names: each may be used once. Throws ModelError. */
+/** The adapters of `--lora`, by model. Adapters and models share one set of names. Throws ModelError for a name used twice. */
 function adaptersOf(
   lora: readonly string[],
   models: readonly string[],
@@ -115,7 +115,7 @@ function adaptersOf(
 const nameOf = (location: string): string =>
   existsSync(location) ? basename(resolve(location)).replace(/\.gguf$/i, '') : location
 
-/** Bytes of a model's weights on disk; null: it has to be downloaded yet. */
+/** Bytes of a model's weights on disk; null when it must be downloaded first. */
 export async function weightBytesOf({ location }: NamedModel): Promise<number | null> {
   if (!existsSync(location)) return null
   const isFolder = (await stat(location)).isDirectory()
@@ -129,26 +129,26 @@ export async function weightBytesOf({ location }: NamedModel): Promise<number | 
 }
 
 interface LoadControl {
-  /** Told when the engine cannot run and a first attempt to mend that failed. */
+  /** Called with the reason when the device or its thread has failed, whether or not a restart may succeed (`--on-fatal exit`). */
   readonly onFatal?: (reason: string) => void
-  /** Gives up loading, and closes the engine's runner when it is loaded. */
+  /** Aborts loading; a runner that has already loaded is closed. */
   readonly signal?: AbortSignal
 }
 
-/** The engine in front of remote engines, as the configuration names them. Throws ModelError if one cannot serve. */
+/** Connects to the remote engines that the configuration names. Throws ModelError if one cannot serve. */
 export async function loadRemoteEngine(config: Config, logger: Log): Promise<Loaded> {
   const { createRemoteEngine } = await import('./remote/connect.ts')
   const engine = await createRemoteEngine({
     urls: config.engineUrls,
     apiKey: config.engineApiKey,
-    // With models of its own beside it, the name is one of theirs.
+    // With local models too, --served-model-name names a local model, not the remote one.
     model: config.models.length > 0 ? null : config.servedModelName,
     onError: (where, error) => logger.error('engine.problem', { where, error }),
   })
   return { engine, samplingDefaults: {}, promptTemplate: null }
 }
 
-/** The engine of a model. Throws ModelError for a checkpoint that cannot serve. */
+/** Loads a model and creates its engine. Throws ModelError for a checkpoint that cannot serve. */
 export async function loadEngine(
   config: Config,
   { name, location, adapters }: NamedModel,
@@ -166,7 +166,7 @@ export async function loadEngine(
   const runner = createLastingRunner()
   signal?.addEventListener('abort', () => void runner.close(), { once: true })
   try {
-    // Beside the weights, which another thread reads; what is wrong with those is said first.
+    // The tokenizer loads while another thread reads the weights. If both fail, the error of the weights is reported.
     const tokenizing = loadTokenizer(path)
     tokenizing.catch(() => {})
     const loaded = await runner.load({ ...modelRequest(config, path), adapters: localAdapters }, progress.update)
@@ -202,7 +202,7 @@ export async function loadEngine(
           if (problem === null) logger.info('engine.recovered')
           else
             logger.error('engine.problem', { where: 'runner', error: new RunnerError('device_lost', problem.reason) })
-          // Whether it could be restarted or not: who asked for an exit has something else that restarts.
+          // Even if the engine could be restarted: with an exit requested, something outside restarts the process.
           if (problem !== null) onFatal(problem.reason)
         },
       },
@@ -216,7 +216,7 @@ export async function loadEngine(
   }
 }
 
-/** What the promise gives, unless the signal is aborted first. */
+/** Settles as the promise does, or rejects with the signal's reason if it is aborted first. */
 function orAborted<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
   if (signal === undefined) return promise
   const aborted = new Promise<never>((_, reject) => {
@@ -225,7 +225,7 @@ function orAborted<T>(promise: Promise<T>, signal: AbortSignal | undefined): Pro
   return Promise.race([promise, aborted])
 }
 
-/** Every token that ends an answer, by what any of the model's files says. Without one, answers end with their length. */
+/** All tokens that end an answer according to any of the model's files. Without one, answers end only at their length limit. */
 function endIdsOf({ eosTokenIds, vocabSize }: ModelInfo, tokenizer: Tokenizer, logger: Log): number[] {
   const named = new Set([...eosTokenIds, ...tokenizer.endOfTurnIds])
   const possible = [...named].filter((id) => id < vocabSize)
@@ -235,7 +235,7 @@ function endIdsOf({ eosTokenIds, vocabSize }: ModelInfo, tokenizer: Tokenizer, l
   return possible
 }
 
-/** A folder that a flag names has to take files. Throws ModelError. */
+/** Creates the folder that a flag names and checks that it is writable. Throws ModelError. */
 async function requireWritable(flag: string, folder: string): Promise<void> {
   try {
     makeFolder(folder, 0o700)
@@ -248,7 +248,7 @@ async function requireWritable(flag: string, folder: string): Promise<void> {
   }
 }
 
-/** Where evicted KV blocks go; null: nowhere. */
+/** The KV tiers that take evicted KV blocks; null when none is configured. */
 async function kvTiersOf(config: Config, modelInfo: ModelInfo, logger: Log): Promise<KvTiers | null> {
   if (!config.prefixCaching || (config.kvHostMemoryBytes === 0 && config.kvCacheDir === null)) return null
   if (config.kvCacheDir !== null) await requireWritable('--kv-cache-dir', config.kvCacheDir)
@@ -271,7 +271,7 @@ async function kvTiersOf(config: Config, modelInfo: ModelInfo, logger: Log): Pro
   })
 }
 
-/** Folder or file of a model or an adapter, downloaded where it is a hub id. Throws ModelError. */
+/** The folder or file of a model or an adapter; downloads it when the location is a hub id. Throws ModelError. */
 async function locate(config: Config, location: string, what: 'model' | 'adapter'): Promise<string> {
   const { fetchAdapter, fetchModel } = await import('./engine/weights/hub.ts')
   const progress = createProgress(process.stderr, 'downloading')
@@ -289,7 +289,7 @@ async function locate(config: Config, location: string, what: 'model' | 'adapter
   }
 }
 
-/** What the runner is asked to load from `path`. */
+/** The request for the runner to load the model at `path`. */
 function modelRequest(config: Config, path: string): ModelRequest {
   return {
     path,
@@ -309,7 +309,7 @@ function modelRequest(config: Config, path: string): ModelRequest {
   }
 }
 
-/** prompt.json of a model folder: the template that retrieval puts documents and question into. null: the model has none. */
+/** Reads prompt.json of a model folder: the template for documents and question in retrieval. null: the model has none. */
 async function loadPromptTemplate(modelPath: string): Promise<PromptTemplate | null> {
   const path = join(modelPath, 'prompt.json')
   const text = await readText(path).catch(() => null)

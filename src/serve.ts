@@ -1,4 +1,4 @@
-/** Builds the parts, wires them, listens, and drains. */
+/** The `serve` command: builds the parts of the server, connects them, listens, and drains on shutdown. */
 import { AsyncResource } from 'node:async_hooks'
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'
@@ -31,10 +31,10 @@ export interface BuildInfo {
   readonly revision: string | null
 }
 
-/** Who asks without a key: no key is theirs. */
+/** The caller of a request without an API key; its key id is empty. */
 const NOBODY = { keyId: '', isAdmin: false }
 
-/** A start that fails for a reason outside the program: one line, exit code 1. */
+/** The server cannot start for a reason outside the program. The CLI prints one line and exits with code 1. */
 export class StartError extends Error {
   override readonly name = 'StartError'
 }
@@ -42,7 +42,7 @@ export class StartError extends Error {
 /** Slow traces exported per minute when only a share of traces is exported. */
 const SLOWEST_PER_MINUTE = 10
 
-/** A stall of the event loop from which on it is logged as a warning. Shorter ones can come from a busy machine. */
+/** Event loop stalls of at least this length are logged as warnings. A busy machine alone can cause shorter ones. */
 const SEVERE_STALL_MS = 1000
 
 /** Longer than the 60 s of common proxies, so that the proxy closes idle connections first and never sends to a closed one. */
@@ -54,7 +54,7 @@ const ABANDON_MS = 15_000
 /** How long closing the stores may delay the exit. */
 const CLOSE_MS = 2_000
 
-/** Serves until SIGTERM or SIGINT; the exit code. */
+/** Serves until SIGTERM or SIGINT; returns the exit code. */
 export async function serve(config: Config, build: BuildInfo): Promise<number> {
   requireKeys(config)
   const startedMs = performance.now()
@@ -90,7 +90,7 @@ export async function serve(config: Config, build: BuildInfo): Promise<number> {
     onLoaded: (model, ms) => logger.info('model.loaded', { model, duration_ms: Math.round(ms) }),
     onUnloaded: (model, reason) => logger.info('model.unloaded', { model, reason }),
     onLoadFailed: (model, error) => {
-      // A load that fails at the start ends the process with a message of its own.
+      // A load that fails at start-up ends the process with its own message.
       if (hasStarted) logger.error('model.load_failed', { model, error })
     },
   })
@@ -113,7 +113,7 @@ export async function serve(config: Config, build: BuildInfo): Promise<number> {
         })
   const rag = createRag({
     ...ragSettings(config),
-    // Bound to the start-up context: a worker inherits the context of the request that started it, to which this line does not belong.
+    // Bound to the start-up context: otherwise the log line would carry the trace of the request that started the worker.
     onWorkerDeath: AsyncResource.bind(({ worker, reason, cause }) => {
       logger.warn('rag.worker_died', { worker, reason, error: cause })
     }),
@@ -153,7 +153,7 @@ export async function serve(config: Config, build: BuildInfo): Promise<number> {
       error instanceof RequestError ? refuseMalformed(observability) : new Response(null, { status: 500 }),
   })
   const server = createServer(listener)
-  // Node would answer 100 Continue by itself; here a request is admitted first.
+  // Node would send 100 Continue by itself; this server sends it only after it has admitted the request.
   server.on('checkContinue', (request, response) => server.emit('request', request, response))
   server.keepAliveTimeout = KEEP_ALIVE_MS
   const connections = trackConnections(server)
@@ -175,7 +175,7 @@ export async function serve(config: Config, build: BuildInfo): Promise<number> {
     fatal.catch(() => {})
     const reading = rag.readDefaultIndex()
     const loading = loadModels(config, logger, state, (reason) => onFatal(reason))
-    // A signal while a large model loads must not wait for it.
+    // A stop signal must not wait for a large model to load.
     const loaded = await Promise.race([loading, stop.requested])
     if (loaded === 'stop') {
       await within(ABANDON_MS, state.models.close())
@@ -195,7 +195,7 @@ export async function serve(config: Config, build: BuildInfo): Promise<number> {
     hasFailed = true
     throw error
   } finally {
-    // A failed start is reported in one message; its shutdown is not worth more lines.
+    // A failed start is reported in one message, so its shutdown is logged at debug level.
     const logLevel = hasFailed ? 'debug' : 'info'
     watch.close()
     keyFile?.close()
@@ -207,7 +207,7 @@ export async function serve(config: Config, build: BuildInfo): Promise<number> {
   }
 }
 
-/** @throws StartError for a server that everybody who reaches it could use. */
+/** @throws StartError when the server would listen beyond this machine without API keys and without --insecure. */
 function requireKeys({ host, apiKeys, keyFile, insecure }: Config): void {
   if (apiKeys.length > 0 || keyFile !== null || insecure || isLoopback(host)) return
   throw new StartError(
@@ -215,13 +215,13 @@ function requireKeys({ host, apiKeys, keyFile, insecure }: Config): void {
   )
 }
 
-/** A value that looks like a path must exist; it is not looked up on the hub. @throws StartError */
+/** Checks that a value that looks like a path exists: such a value is never looked up on the hub. @throws StartError */
 function requireModelPath(flag: string, value: string | null): void {
   if (value === null || existsSync(value) || !/^[./~]|\\|^[A-Za-z]:/.test(value)) return
   throw new StartError(`${flag} ${value}: no such folder or file`)
 }
 
-/** Memory of all local engines, which share one device; null for remote engines and while models load. */
+/** Device memory of all local engines together, which share one device; null for remote engines and while models load. */
 function deviceMemory({ models }: ServerState): DeviceMemory | null {
   const [first, ...others] = models.engines.flatMap(({ modelInfo }) => modelInfo ?? [])
   if (first === undefined) return null
@@ -265,18 +265,18 @@ async function shutDown(running: Running): Promise<void> {
     )
   }
   await state.models.drain(config.shutdownTimeoutMs)
-  // The last frames of ended streams are still on their way to the sockets.
+  // The last frames of finished streams may not have reached their sockets yet, so connections close gracefully.
   const closed = server.listening ? new Promise<void>((resolve) => server.close(() => resolve())) : Promise.resolve()
   connections.closeIdle()
   const timer = setTimeout(() => server.closeAllConnections(), Math.max(deadline - performance.now(), 0) + 500)
   await closed
   clearTimeout(timer)
-  // A store may not answer, and kernels may still be compiled in the background.
+  // Each with a limit: a store may not answer, and the driver may still be compiling kernels.
   await Promise.all([
     within(ABANDON_MS, Promise.allSettled([state.models.close()])),
     within(CLOSE_MS, Promise.allSettled([rag.close()])),
   ])
-  // All zero unless something leaked; the end-to-end tests check it.
+  // All counts are zero unless something leaked; the end-to-end tests check this.
   const open = observability.open()
   observability.logger[logLevel]('server.stopped', {
     open_requests: open.requests,
@@ -286,7 +286,7 @@ async function shutDown(running: Running): Promise<void> {
   await observability.shutdown(EXPORT_FLUSH_MS, { logLevel })
 }
 
-/** Waits for a promise that never rejects, but no longer than this. */
+/** Waits for a promise that never rejects, but at most `timeoutMs`. */
 async function within(timeoutMs: number, promise: Promise<unknown>): Promise<void> {
   let timer: NodeJS.Timeout | undefined
   const timeout = new Promise<void>((resolve) => {
@@ -323,8 +323,8 @@ function readyLine(url: string, { engine, models }: ServerState, ms: number): st
 }
 
 /**
- * Offers every model and loads all of them, or only the first if idle models are unloaded. Remote engines come first: their model is the
- * default. Throws ModelError.
+ * Registers every model, then loads all of them, or only the first when idle models are to be unloaded. Remote engines come first: theirs is
+ * the default model. Throws ModelError.
  */
 async function loadModels(
   config: Config,

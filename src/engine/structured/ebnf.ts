@@ -1,4 +1,4 @@
-/** EBNF as llama.cpp (GBNF) and XGrammar read it: `root ::= "a" rule [0-9]+ ("b" | "c")? # comment`. */
+/** Parses EBNF in the notation of llama.cpp (GBNF) and XGrammar: `root ::= "a" rule [0-9]+ ("b" | "c")? # comment`. */
 import { intersect } from './automaton.ts'
 import { codePoints, complement, EVERY } from './code-points.ts'
 import type { CodePoints } from './code-points.ts'
@@ -17,7 +17,7 @@ const TOKEN =
   /(?<space>\s+|#[^\n]*)|(?<string>"(?:\\[^\n]|[^"\\\n])*")|(?<class>\[\^?(?:\\[^\n]|[^\\\]\n])*\])|(?<name>[A-Za-z_][\w-]*)|(?<count>\{\s*\d*\s*,?\s*\d*\s*\})|(?<mark>::=|[()|*+?.])/y
 const MAX_DEPTH = 200
 
-/** Throws Unenforceable naming the line. */
+/** Parses a grammar into its rules. Throws Unenforceable naming the line. */
 export function parseEbnf(source: string): ReadonlyMap<string, NamedRule> {
   const rules = new Map<string, NamedRule>()
   const tokens = tokenize(source)
@@ -38,7 +38,7 @@ export function parseEbnf(source: string): ReadonlyMap<string, NamedRule> {
   }
   const sequence = (depth: number): Syntax => {
     const parts: Syntax[] = []
-    // A name with "::=" behind it begins the next rule.
+    // A name followed by "::=" begins the next rule.
     while (at < tokens.length && !isMark('|') && !isMark(')') && !(tokens[at]?.kind === 'name' && isMark('::=', 1)))
       parts.push(repeated(element(depth)))
     return { kind: 'sequence', parts }

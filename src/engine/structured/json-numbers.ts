@@ -1,4 +1,4 @@
-/** Numbers of JSON Schemas as grammars. */
+/** Converts JSON Schema's constraints on numbers to grammars. */
 import { intersect, product } from './automaton.ts'
 import { written } from './byte-grammar.ts'
 import type { Expression, GrammarRules } from './byte-grammar.ts'
@@ -11,19 +11,19 @@ import { excludedValues } from './schema-parts.ts'
 import type { Parts } from './schema-parts.ts'
 import { Unenforceable, Unsatisfiable } from './unenforceable.ts'
 
-/** Expressions of `number` and `integer` schemas. */
+/** Builds the expressions of `number` and `integer` schemas. */
 export class JsonNumbers {
   readonly #grammar: GrammarRules
   readonly #note: (problem: string, path: string) => void
   readonly #ranges = new Map<string, Expression>()
 
-  /** `note` is told what is not enforced. */
+  /** @param note called for each constraint that is not enforced */
   constructor(grammar: GrammarRules, note: (problem: string, path: string) => void) {
     this.#grammar = grammar
     this.#note = note
   }
 
-  /** A number that all schemas bind. Throws Unenforceable. */
+  /** The expression of a number that satisfies all schemas of `parts`. Throws Unenforceable. */
   number(type: 'integer' | 'number', parts: Parts, path: string): Expression {
     const low = tightest(parts, 'minimum', 'exclusiveMinimum', 1)
     const high = tightest(parts, 'maximum', 'exclusiveMaximum', -1)
@@ -50,7 +50,7 @@ export class JsonNumbers {
     }
   }
 
-  /** Many places have the same range. */
+  /** The rule of a range, shared by all places with the same range. */
   #range(range: Regex): Expression {
     const key = JSON.stringify(range)
     const known = this.#ranges.get(key)
@@ -63,10 +63,10 @@ export class JsonNumbers {
   }
 }
 
-/** Decimals that are no integers. */
+/** Decimals with a non-zero fraction. */
 const FRACTION = '-?\\d+\\.\\d*[1-9]\\d*'
 
-/** A number in every way that a decimal can be written. */
+/** All decimal spellings of a value: with and without trailing zeros. */
 function spellings(value: number): Regex {
   const [whole = '', fraction = ''] = decimalText(Math.abs(value)).split('.')
   const sign = value === 0 ? '-?' : value < 0 ? '-' : ''
@@ -77,7 +77,7 @@ function decimalText(value: number): string {
   return value.toLocaleString('en-US', { useGrouping: false, maximumFractionDigits: 20 })
 }
 
-/** The tightest of bounds that all hold. `sign` 1: the largest. */
+/** The tightest bound of all parts: the largest for `sign` 1 (lower bounds), the smallest for -1. null: none has one. */
 function tightest(parts: Parts, inclusive: string, exclusive: string, sign: 1 | -1): Bound | null {
   let found: Bound | null = null
   const take = (value: unknown, isExclusive: boolean, keyword: string) => {
@@ -87,7 +87,7 @@ function tightest(parts: Parts, inclusive: string, exclusive: string, sign: 1 | 
     if (difference > 0 || (difference === 0 && isExclusive)) found = { value, isExclusive }
   }
   for (const part of parts) {
-    // The standard's fourth draft had a flag beside the bound.
+    // In draft 4, exclusiveMinimum and exclusiveMaximum are booleans next to the bound.
     const flag = part[exclusive]
     take(part[inclusive], flag === true, inclusive)
     if (typeof flag !== 'boolean') take(flag, true, exclusive)

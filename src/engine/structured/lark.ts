@@ -1,4 +1,4 @@
-/** Grammars in Lark's notation (https://lark-parser.readthedocs.io/en/stable/grammar.html) */
+/** Parses grammars in Lark's notation (https://lark-parser.readthedocs.io/en/stable/grammar.html). */
 import { intersect } from './automaton.ts'
 import { anyCase, codePoints } from './code-points.ts'
 import { MAX_REPETITIONS, type NamedRule, type Syntax } from './grammar-syntax.ts'
@@ -7,7 +7,7 @@ import { literal, parseRegex, set } from './regex.ts'
 import type { Regex } from './regex.ts'
 import { Unenforceable } from './unenforceable.ts'
 
-/** Terminals that `%import common.NAME` brings. */
+/** The terminals that `%import common.NAME` can import. */
 const COMMON: ReadonlyMap<string, string> = new Map([
   ['DIGIT', '[0-9]'],
   ['HEXDIGIT', '[0-9a-fA-F]'],
@@ -49,7 +49,7 @@ interface LarkRule {
   readonly tokens: Token[]
 }
 
-/** Throws Unenforceable naming the line. */
+/** Parses a grammar into its rules and terminals. Throws Unenforceable naming the line. */
 export function parseLark(text: string): {
   readonly rules: ReadonlyMap<string, NamedRule>
   readonly warnings: readonly string[]
@@ -72,7 +72,7 @@ function read(text: string) {
     if (directive !== null) {
       if (directive[1] === 'import') addImports(directive[2] ?? '', i + 1, imports)
       else if (directive[1] === 'ignore') isIgnoring = true
-      // Options of another engine, which say nothing of the language.
+      // Options of the llguidance engine, which do not change the language.
       else if (directive[1] === 'llguidance') continue
       else throw new Unenforceable(`a directive that is not known in line ${i + 1}`)
     } else if (begun !== null && !(rules.at(-1) && isOpen(rules.at(-1)?.tokens ?? []))) {
@@ -123,7 +123,7 @@ function tokenize(text: string, line: number): Token[] {
   return tokens
 }
 
-/** The right side of one rule. */
+/** Parses the right side of one rule. */
 class Expansion {
   readonly #tokens: readonly Token[]
   #line: number
@@ -165,7 +165,7 @@ class Expansion {
     const parts: Syntax[] = []
     while (this.#at < this.#tokens.length && !['|', ')', ']', '->'].some((mark) => this.#isMark(mark)))
       parts.push(this.#repeated(this.#atom()))
-    // The name of an alternative is for the tree that Lark makes.
+    // The alias of an alternative only names a node of Lark's parse tree.
     if (this.#take('->')) this.#at++
     return { kind: 'sequence', parts }
   }

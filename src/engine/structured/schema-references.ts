@@ -1,4 +1,4 @@
-/** Where the references of a schema lead: a place in it, or a schema in it that has a name. */
+/** Resolves the references of a JSON Schema to places within it or to subschemas with a name. */
 import { isSchema } from './schema.ts'
 import type { Schema } from './schema.ts'
 import { Unenforceable } from './unenforceable.ts'
@@ -8,14 +8,14 @@ const MAX_SCHEMAS = 50_000
 /** Resolves `$ref` within one schema: JSON pointers, `$id` and `$anchor`. */
 export class SchemaReferences {
   readonly #root: unknown
-  /** Schemas by their `$id`, and `#` with their anchor. */
+  /** Subschemas by `$id`, and by `#` followed by their `$anchor`; built on first use. */
   #names: ReadonlyMap<string, Schema> | null = null
 
   constructor(root: unknown) {
     this.#root = root
   }
 
-  /** Throws Unenforceable for a reference that leads nowhere. */
+  /** The schema that a `$ref` points to. Throws Unenforceable when there is none. */
   target(reference: unknown): unknown {
     if (reference === '#') return this.#root
     if (typeof reference !== 'string') throw new Unenforceable('"$ref" that is not a string')
