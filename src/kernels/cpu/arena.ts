@@ -1,10 +1,13 @@
-/** A shared WebAssembly memory, filled from the bottom and never freed but as a whole. The cpu backend has several where one does not do. */
+/**
+ * A bump allocator in a shared WebAssembly memory: allocations are freed only with the whole memory. The cpu backend has several such memories
+ * when a model does not fit in one.
+ */
 import { createMemory, type Memory } from './host.js'
 
 const PAGE_BYTES = 65536
-/** What 32-bit addresses reach. */
+/** The most bytes that 32-bit addresses reach: 4 GiB. */
 export const LIMIT_BYTES = 65536 * PAGE_BYTES
-/** The memory grows by at least this much: every growth is a call into the runtime. */
+/** The memory grows by at least this many pages, because every growth is a call into the runtime. */
 const GROWTH_PAGES = 256
 const MIB = 2 ** 20
 
@@ -12,7 +15,7 @@ const MIB = 2 ** 20
 export class Arena {
   readonly memory: Memory
   #pages = 32
-  // The module keeps nothing in memory itself; address 0 stays out of use so that 0 can mean "none".
+  // The module itself keeps nothing in this memory. The first page stays unused, so that address 0 can mean "none".
   #top = PAGE_BYTES
 
   constructor() {
@@ -27,7 +30,7 @@ export class Arena {
     return LIMIT_BYTES - this.#top
   }
 
-  /** Address of `bytes` zeroed bytes on a cache line of their own. Throws when the memory's 4 GiB or the machine's are exhausted. */
+  /** Allocates `bytes` zeroed bytes, aligned to a cache line; returns their address. Throws when the 4 GiB of address space or the machine's memory are exhausted. */
   allocate(bytes: number, purpose: string): number {
     const address = Math.ceil(this.#top / 64) * 64
     const end = address + bytes
@@ -54,7 +57,7 @@ export class Arena {
     return address
   }
 
-  // Views stay valid when the memory grows: a shared memory never moves.
+  // Views stay valid when the memory grows, because a shared memory never moves.
   bytes(address: number, length: number): Uint8Array {
     return new Uint8Array(this.memory.buffer, address, length)
   }

@@ -11,10 +11,10 @@ import { SPLIT, type WorkingMemory } from './working-memory.ts'
 
 const QK_NORM: Readonly<Record<QkNormKind, number>> = { head: 1, full: 2, rotatedHead: 3 }
 
-/** Splits are computed apart only while their states are few. */
+/** The context is split between threads only while there are at most this many partial results. */
 const MAX_PARTIALS = 2048
 
-/** The attention ops of the cpu backend, and what all ops are recorded with. @throws Error for shapes that do not fit */
+/** The attention ops of the cpu backend, and the state that recording any op needs. @throws Error when shapes do not match */
 export class AttentionRecorder {
   protected readonly program: Program
   protected readonly executor: Executor
@@ -84,7 +84,7 @@ export class AttentionRecorder {
     checkHeadProducts(out, options)
     const { x, numHeads, headDim, count, table } = options
     const source = this.resources.source(x.x)
-    // The columns beside those that are written stay.
+    // `changed`, not `target`: the columns that are not written keep their values.
     const target = this.resources.changed(out.x)
     const { numRows } = this.step.input
     this.executor.addWork(numRows * numHeads * headDim * count)

@@ -1,7 +1,7 @@
 /**
- * The cpu backend: SIMD WebAssembly on a pool of threads over shared memory. Ops are recorded as commands; a step, or the part of it up to its sampling,
- * then runs as one program on all threads (assembly/index.ts), so that an op costs a barrier, not a call. A model beyond the 4 GiB of one memory has
- * several (shards.ts), and a step a program for each change from one to another.
+ * The cpu backend: SIMD WebAssembly on a pool of threads over shared memory. Ops are recorded as commands. A step, or its part up to sampling,
+ * then runs as one program on all threads (assembly/index.ts), so that each op costs a barrier, not a call from JavaScript. A model larger than
+ * the 4 GiB of one memory uses several (shards.ts); then a new program begins wherever a step moves from one memory to another.
  */
 import { cpus } from 'node:os'
 import { checkExperts } from '../experts.ts'
@@ -45,11 +45,11 @@ import type { Resources } from './resources.ts'
 import { rehearsedStep } from './step-inputs.ts'
 
 interface CpuBackendOptions extends BackendOptions {
-  /** Threads that compute, the calling one included; null: physical cores, at most 8. */
+  /** Number of computing threads, including the calling one; null: as many as physical cores, at most 8. */
   readonly threads: number | null
   /** The build of the kernels, for tests and benchmarks: else the fastest on this processor. */
   readonly kernels?: KernelBuild
-  /** Bytes of weights, KV and states that one memory takes, for tests: else as many as it has room for. */
+  /** For tests: the most bytes of weights, KV and states in one memory. Absent: as many as fit. */
   readonly memoryBytes?: number
 }
 
@@ -57,7 +57,7 @@ class CpuBackend extends ModelMemory implements InspectableBackend {
   readonly #pool: Pool
   readonly #sequences: RepeatedOps[] = []
   #results: StepResults = emptyResults()
-  /** Tokens that the step before drew. */
+  /** The tokens that the previous step drew. */
   #previous: Int32Array = new Int32Array(0)
 
   constructor(options: CpuBackendOptions, arena: Arena, pool: Pool) {
@@ -84,7 +84,7 @@ class CpuBackend extends ModelMemory implements InspectableBackend {
     return sequence
   }
 
-  /** Gives a place to what steps need by recording their ops once on a made-up token: all memory is taken, and all shapes are checked, before the first. */
+  /** Records the ops once on a made-up token, without running them: so all memory is allocated and all shapes are checked before the first step. */
   ready(): Promise<void> {
     const { all, common, executor } = this.shards
     for (const shard of all) shard.ready()
@@ -122,7 +122,7 @@ class CpuBackend extends ModelMemory implements InspectableBackend {
     this.#beginRows(input)
   }
 
-  /** The ops that follow work on these rows. */
+  /** Sets the rows that the following ops work on. */
   #beginRows(input: StepInput): void {
     const { common } = this.shards
     common.numRows = input.numRows
@@ -133,7 +133,7 @@ class CpuBackend extends ModelMemory implements InspectableBackend {
     })
   }
 
-  /** Few rows move: here, after what is recorded so far, whose inputs make room for theirs. */
+  /** Runs what is recorded so far, then moves the rows on this thread, since they are few. */
   keepOutputs(activations: readonly Activation[]): void {
     const { input } = this.shards.current.step
     const kept = outputStep(input)
@@ -286,7 +286,7 @@ class CpuBackend extends ModelMemory implements InspectableBackend {
     return Promise.resolve(this.#holder(activation).readRows(activation))
   }
 
-  /** Of the memory that has the activation's values. */
+  /** The resources of a memory that holds the activation's values. */
   #holder(activation: Activation): Resources {
     const { common } = this.shards
     return common.resources[common.residence.holder(activation)]!
@@ -298,7 +298,7 @@ class CpuBackend extends ModelMemory implements InspectableBackend {
 }
 
 /**
- * Starts the pool and returns a backend whose calls run on the calling thread and the pool's. Throws when the kernels have not been built.
+ * Starts the thread pool and creates a backend that computes on the calling thread and the pool. Throws when the kernels have not been built.
  */
 export async function createCpuBackend(options: CpuBackendOptions): Promise<InspectableBackend> {
   const arena = new Arena()

@@ -1,4 +1,4 @@
-/** How many threads a computation bound by arithmetic and memory should use here. */
+/** The number of threads to use for computations that are bound by arithmetic or memory bandwidth. */
 import { readFileSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 
@@ -12,7 +12,7 @@ function read(path: string): string | null {
   }
 }
 
-/** Distinct physical cores that Linux reports, or null elsewhere. */
+/** The number of physical cores that Linux reports; null elsewhere. */
 function physicalCores(): number | null {
   const siblings = new Set<string>()
   for (let cpu = 0; ; cpu++) {
@@ -23,7 +23,7 @@ function physicalCores(): number | null {
   return siblings.size > 0 ? siblings.size : null
 }
 
-/** CPUs the control group allows (cgroup v2), or null when it sets no limit. */
+/** The CPU quota of the control group (cgroup v2); null when it sets no limit. */
 function quotaCores(): number | null {
   const [quota, period] = (read('/sys/fs/cgroup/cpu.max') ?? 'max').split(' ')
   return quota === undefined || quota === 'max' || period === undefined
@@ -32,8 +32,8 @@ function quotaCores(): number | null {
 }
 
 /**
- * Physical cores, at most 8: a second thread on a core adds nothing to kernels that keep its units busy, and memory bandwidth ends the gain of
- * many cores. Where cores cannot be told from threads (not Linux), what the runtime reports.
+ * The number of physical cores, at most 8. A second thread per core adds nothing for kernels that keep the core's units busy, and with many
+ * cores memory bandwidth becomes the limit. Outside Linux, cores cannot be told from threads: then the runtime's number counts.
  */
 export function defaultThreads(): number {
   const usable = availableParallelism()

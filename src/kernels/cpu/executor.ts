@@ -1,20 +1,20 @@
-/** Runs recorded programs on the pool: all of one at once, or op by op where kernels are traced. */
+/** Runs recorded programs on the pool: a whole program at once, or op by op when kernels are traced. */
 import type { StepOutput } from '../ops.ts'
 import type { Pool } from './pool.ts'
 import type { Program } from './program.ts'
 
-/** Multiply-adds, and bytes of weights, a microsecond of one thread: rough, for deciding whether sharing the work pays. */
+/** Multiply-adds and bytes of weights per microsecond of one thread: a rough figure, to decide whether more threads pay off. */
 const WORK_PER_MICROSECOND = 15_000
-/** What handing an op around costs: a barrier, more when other programs want the cores. */
+/** The cost of running an op on all threads: a barrier, or more when other programs use the cores. */
 const SHARING_MICROSECONDS = 8
 
-/** Runs recorded commands and, where kernels are traced, measures microseconds per kernel. Each memory has a program; one is recorded at a time. */
+/** Runs recorded commands and measures microseconds per kernel when kernels are traced. Each memory has a program; one is recorded at a time. */
 export class Executor {
   #program: Program
   readonly #pool: Pool
   readonly #traceKernels: boolean
   readonly #kernels = new Map<string, { micros: number; count: number }>()
-  /** One thread's time for what is recorded. */
+  /** Estimated time of one thread for the recorded ops. */
   #estimatedMicroseconds = 0
   #isInStep = false
   #isRehearsing = false
@@ -25,14 +25,14 @@ export class Executor {
     this.#traceKernels = traceKernels
   }
 
-  /** Makes `program` the one that is recorded. What was recorded for another memory is run before. */
+  /** Makes `program` the one that is recorded. Runs what was recorded for another memory first. */
   enter(program: Program): void {
     if (program === this.#program) return
     this.run()
     this.#program = program
   }
 
-  /** Records what `ops` records, on a step that was begun, and runs none of it. */
+  /** Calls `ops` within a step that has begun, and runs nothing of what it records. */
   rehearse(ops: () => void): void {
     this.#isRehearsing = true
     try {
@@ -43,14 +43,14 @@ export class Executor {
     }
   }
 
-  /** Begins a step: what an abandoned one has recorded is dropped. */
+  /** Begins a step; drops what an abandoned step has recorded. */
   beginStep(): void {
     this.#program.clear()
     this.#estimatedMicroseconds = 0
     this.#isInStep = true
   }
 
-  /** Runs the rest of the step; the kernels' times of the step, null when they are not traced. */
+  /** Runs the rest of the step. Returns the step's times per kernel, null when they are not traced. */
   endStep(): StepOutput['kernels'] {
     this.run()
     this.#isInStep = false
@@ -60,17 +60,17 @@ export class Executor {
     return kernels
   }
 
-  /** Counts the work of an op being recorded, in multiply-adds and bytes of weights. */
+  /** Adds the work of an op that is being recorded, in multiply-adds and bytes of weights. */
   addWork(work: number): void {
     this.#estimatedMicroseconds += work / WORK_PER_MICROSECOND
   }
 
-  /** Runs what is recorded and clears it; with traceKernels op by op, timed. */
+  /** Runs the recorded ops and clears them; with traceKernels one by one, timed. */
   run(): void {
     const { memory, address, length, names } = this.#program
     if (length === 0) return
     if (this.#isRehearsing) {
-      // What it records matters, not what it computes.
+      // A rehearsal only records: its ops are not run.
     } else if (this.#traceKernels && this.#isInStep) {
       for (const [index, name] of names.entries()) {
         this.#program.isolate(index)
@@ -82,7 +82,7 @@ export class Executor {
         this.#kernels.set(name, time)
       }
     } else {
-      // A small model decodes faster on one thread than with a barrier after every op.
+      // A small model decodes faster on one thread, without a barrier after every op.
       const saved = this.#estimatedMicroseconds * (1 - 1 / this.#pool.numThreads)
       this.#pool.run(memory, address, length, this.#isInStep && saved < length * SHARING_MICROSECONDS)
     }

@@ -1,4 +1,4 @@
-/** Whole models on the cpu backend against themselves in other chunks; test/golden/backends.test.ts has them against transformers. */
+/** Compares whole models on the cpu backend with themselves under other chunk sizes; test/golden/backends.test.ts compares them with transformers. */
 import { expect, test } from 'vitest'
 import { loadModel } from '../../engine/runner/model.ts'
 import { forcedDecode, goldenRequest, readGolden } from '../../../test/golden/golden.ts'

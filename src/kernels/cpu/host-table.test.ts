@@ -8,11 +8,11 @@ const [ROWS, COLS] = [16_400, 64]
 const IDS = Int32Array.of(0, 16_399, 16_384, 16_383, 7)
 const LIMITS = { maxRows: 8, maxSequences: 8, maxSampleRows: 1, maxBlocksPerSequence: 1 }
 
-/** A memory takes half a MiB: the table does not fit into one, or with `isRoomy` does. */
+/** A backend with half a MiB per memory, too little for the table; with `isRoomy` enough for it. */
 const create = (isRoomy: boolean): Promise<InspectableBackend> =>
   createCpuBackend({ limits: LIMITS, traceKernels: false, threads: 2, ...(isRoomy ? {} : { memoryBytes: 2 ** 19 }) })
 
-/** Rows of the table times 0.3, and added to 1. */
+/** Rows of the table, times 0.3 and added to 1. */
 async function rowsOf(backend: InspectableBackend, table: Awaited<ReturnType<InspectableBackend['loadMatrix']>>) {
   const [out, sum] = [backend.createActivation('out', COLS), backend.createActivation('sum', COLS)]
   backend.debugWrite(sum, new Float32Array(8 * COLS).fill(1))

@@ -1,11 +1,11 @@
-/** Tables that no memory of the cpu backend has room for, such as per-layer embeddings in f16: kept outside of WebAssembly, rows looked up here. */
+/** Tables that fit in no memory of the cpu backend, such as per-layer embeddings in f16. They stay outside WebAssembly; JavaScript looks up their rows. */
 import { checkMatrix, dequantize, mapPlanes, sliceRows } from '../dequantize.ts'
 import { fromPlanes, toPlanes } from '../planes.ts'
 import type { PackedMatrix, StoredMatrix } from '../backend.ts'
 import type { Matrix, MatrixData, MatrixFormat, MatrixRows } from '../ops.ts'
 import { pieceRows } from './matrices.ts'
 
-/** Rows of a table in its own format, in pieces of some rows each. */
+/** A table in its own format, stored in pieces of several rows each. */
 export class HostTable implements Matrix {
   readonly label: string
   readonly rows: number
@@ -21,13 +21,13 @@ export class HostTable implements Matrix {
     this.#rowsPerPiece = pieceRows(cols)
   }
 
-  /** Copies all rows. Throws for sizes that do not fit the data. */
+  /** Copies all rows. Throws when the data does not match the sizes. */
   static async read(label: string, rows: number, cols: number, source: MatrixRows): Promise<HostTable> {
     const pieces: MatrixData[] = []
     for (const { first, count } of piecesOf(rows, cols)) {
       const data = await source.read(first, count)
       checkMatrix(label, count, cols, data)
-      // What a source gives is valid until its next call.
+      // The source's data is valid only until its next call.
       pieces.push(mapPlanes(data, (plane) => plane.slice() as typeof plane))
     }
     return new HostTable(label, rows, cols, pieces)
@@ -38,7 +38,7 @@ export class HostTable implements Matrix {
     return form['planesPerPiece'] !== undefined
   }
 
-  /** Reads what `packed` gave at another start. @throws RangeError when sizes do not fit */
+  /** Reads a table that `packed` exported in an earlier run. @throws RangeError when the sizes do not match */
   static async restore(label: string, rows: number, cols: number, stored: StoredMatrix): Promise<HostTable> {
     const { format, form, planeBytes } = stored
     const perPiece = form['planesPerPiece'] ?? 1

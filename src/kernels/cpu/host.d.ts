@@ -1,27 +1,27 @@
-/** The WebAssembly side of the cpu backend: detection, memories, instances. Plain JavaScript because pool workers load it without a compiler. */
+/** WebAssembly access of the cpu backend: feature detection, memories, instances. Plain JavaScript, because pool workers load it without a compiler. */
 
 export interface Memory {
   readonly buffer: SharedArrayBuffer
-  /** Adds 64 KiB pages; throws a RangeError when the limit or the machine's memory is reached. */
+  /** Adds pages of 64 KiB. Throws RangeError when the limit or the machine's memory is reached. */
   grow(pages: number): number
 }
 
-/** A compiled module; only to be handed to `instantiate`, here or in a worker. */
+/** A compiled module. Opaque: pass it to `instantiate`, in this thread or in a worker. */
 export interface Module {
   readonly compiledModule: never
 }
 
 /** One thread's instance for one memory. */
 export interface Exports {
-  /** Before anything else. */
+  /** Call first. */
   start(control: number, thread: number, numThreads: number): void
-  /** The coordinating thread: sets the program of `length` commands to run in this memory, on all threads or (`alone` 1) on this one. */
+  /** On the coordinating thread: sets the program of `length` commands to run in this memory, on all threads, or with `alone` 1 on this one. */
   setProgram(program: number, length: number, alone: 0 | 1): void
-  /** The coordinating thread, in the first memory: gives the program set in memory `memory` to the other threads. */
+  /** On the coordinating thread, in the first memory: tells the other threads to run the program set in memory `memory`. */
   announce(memory: number): void
-  /** This thread's share of the program set in this memory. */
+  /** Runs this thread's share of the program set in this memory. */
   execute(): void
-  /** The other threads, in the first memory: runs programs until the pool is stopped. */
+  /** On the other threads, in the first memory: runs programs until the pool is stopped. */
   serve(epoch: number): void
 }
 
@@ -33,10 +33,10 @@ export interface Probe {
 
 /** Whether this runtime compiles relaxed SIMD. */
 export function hasRelaxedSimd(): boolean
-/** A shared memory of up to 4 GiB of address space, `pages` of it committed. */
+/** Creates a shared memory of `pages` pages that can grow to 4 GiB. */
 export function createMemory(pages: number): Memory
 export function compile(bytes: Uint8Array): Promise<Module>
 /** Compiles at once; for a module of a few functions. */
 export function openProbe(bytes: Uint8Array): Probe
-/** @param executeIn runs this thread's share of a program in another memory, by the memory's index */
+/** @param executeIn called with a memory's index to run this thread's share of the program set in that memory */
 export function instantiate(module: Module, memory: Memory, executeIn: (memory: number) => void): Exports

@@ -44,7 +44,7 @@ const RELAXED_MADD = Uint8Array.of(
 
 export function hasRelaxedSimd() {
   if (WebAssembly.validate(RELAXED_MADD)) return true
-  // Node 20 has the final instructions behind a flag, which is read at every compilation. A runtime that does not know it ignores it.
+  // Node 20 has relaxed SIMD behind this flag, which V8 reads at every compilation. Runtimes that do not know the flag ignore it.
   setFlagsFromString('--experimental-wasm-relaxed-simd')
   return WebAssembly.validate(RELAXED_MADD)
 }

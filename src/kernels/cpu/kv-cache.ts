@@ -1,12 +1,12 @@
 /**
- * The paged KV pool of the cpu backend: a region per layer, in it blocks, in them heads, each K then V in tiles of 16, and in q8 their scales
- * (assembly/attention.ts).
+ * The paged KV pool of the cpu backend. Layout: layers, then blocks, then KV heads, each with K, then V, in tiles of 16 tokens; in q8 their scales
+ * follow (assembly/attention.ts).
  */
 import type { KvFormat, KvLayout, KvShape } from '../ops.ts'
 import type { Arena } from './arena.ts'
 import { roundUp } from './matrices.ts'
 
-/** As assembly/attention.ts has them. */
+/** Format codes as in assembly/attention.ts. */
 const FORMATS: Readonly<Record<KvFormat, { code: number; elementBytes: number }>> = {
   f32: { code: 0, elementBytes: 4 },
   f16: { code: 1, elementBytes: 2 },
@@ -15,7 +15,7 @@ const FORMATS: Readonly<Record<KvFormat, { code: number; elementBytes: number }>
 
 interface KvGeometry {
   readonly elementBytes: number
-  /** Tokens a block has room for: whole tiles. */
+  /** Tokens per block, rounded up to whole tiles. */
   readonly paddedBlock: number
   readonly keyBytes: number // of one head of a block
   readonly scaleBytes: number // of K, and of V
@@ -23,7 +23,7 @@ interface KvGeometry {
   readonly blockBytes: number // of one layer
 }
 
-/** Sizes in bytes of a block of one layer and its parts. */
+/** Sizes in bytes of one layer's block and of its parts. */
 function kvGeometry({ numKvHeads, headDim }: KvShape, blockSize: number, format: KvFormat): KvGeometry {
   const { elementBytes } = FORMATS[format]
   const paddedBlock = roundUp(blockSize, 16)
@@ -33,12 +33,12 @@ function kvGeometry({ numKvHeads, headDim }: KvShape, blockSize: number, format:
   return { elementBytes, paddedBlock, keyBytes, scaleBytes, headBytes, blockBytes: headBytes * numKvHeads }
 }
 
-/** Bytes of all layers of one block. */
+/** Bytes per block: all layers. */
 export function kvBlockBytes({ layers, blockSize }: KvLayout, format: KvFormat): number {
   return layers.reduce((sum, shape) => sum + kvGeometry(shape, blockSize, format).blockBytes, 0)
 }
 
-/** Bytes of a block of the layer that has the most. */
+/** Bytes per block of the layer that needs the most. */
 export function largestKvBytes({ layers, blockSize }: KvLayout, format: KvFormat): number {
   return Math.max(0, ...layers.map((shape) => kvGeometry(shape, blockSize, format).blockBytes))
 }
@@ -54,12 +54,12 @@ interface KvLayer {
   readonly address: number
 }
 
-/** Place of element i of 16 adjacent ones: f16 values i and i + 4 of each 8 share a word (assembly/simd.ts). */
+/** Index at which element i of 16 is stored: in f16, elements i and i + 4 of each 8 share a word (assembly/simd.ts). */
 function lane(i: number, format: KvFormat): number {
   return format === 'f16' ? (i & 8) + ((i & 3) << 1) + ((i & 4) >> 2) : i
 }
 
-/** The KV pool of one model: [layers][blocks][kv heads] keys, then values; each layer in one memory. */
+/** The KV pool of one model, [layers][blocks][kv heads]: keys, then values. A layer lies in one memory. */
 export class KvCache {
   readonly layout: KvLayout
   readonly format: KvFormat
@@ -78,12 +78,12 @@ export class KvCache {
     return this.layout.numBlocks * this.bytesPerBlock
   }
 
-  /** Bytes of a layer's blocks. Throws for a layer that is not there. */
+  /** Bytes of all blocks of a layer. Throws for an unknown layer. */
   layerBytes(index: number): number {
     return this.layout.numBlocks * kvGeometry(this.#shape(index), this.layout.blockSize, this.format).blockBytes
   }
 
-  /** Index of the memory that a layer is in; null: it has no place yet. */
+  /** Index of the memory that a layer lies in; null before it is placed. */
   memoryOf(index: number): number | null {
     return this.#layers[index]?.memory ?? null
   }
@@ -94,12 +94,12 @@ export class KvCache {
     this.#layers[index] = { shape, geometry, arena, memory, address: arena.allocate(this.layerBytes(index), 'KV pool') }
   }
 
-  /** The format as the kernels want it. */
+  /** The format's code for the kernels. */
   get formatCode(): number {
     return FORMATS[this.format].code
   }
 
-  /** A layer, for an op on heads of these sizes. Throws when it has others, or is not there. */
+  /** A layer for an op with these head sizes. Throws for other sizes and for an unknown layer. */
   layer(index: number, numKvHeads: number, headDim: number): KvLayer {
     const shape = this.#shape(index)
     if (shape.numKvHeads !== numKvHeads || shape.headDim !== headDim)
@@ -125,7 +125,7 @@ export class KvCache {
     return this.layout.layers.map((_, index) => this.#placed(index))
   }
 
-  /** Bytes of all layers of one block. */
+  /** Bytes per block: all layers. */
   get bytesPerBlock(): number {
     return kvBlockBytes(this.layout, this.format)
   }
@@ -176,7 +176,7 @@ export class KvCache {
       throw new Error(`block ${block} is outside the pool of ${this.layout.numBlocks}`)
   }
 
-  /** Copies the first tokens of one layer of a block: K lane by lane, V row by row. */
+  /** Copies the first `numTokens` tokens of a block in one layer: K lane by lane, V row by row. */
   #copyTokens({ shape, geometry }: KvLayer, from: Uint8Array, to: Uint8Array, numTokens: number): void {
     const { headDim, numKvHeads } = shape
     const { headBytes, keyBytes, scaleBytes, elementBytes, paddedBlock } = geometry

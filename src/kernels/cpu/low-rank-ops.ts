@@ -1,4 +1,4 @@
-/** Adapters' updates: their place in memory, and the ops that add them, checked and recorded as commands. */
+/** Low-rank updates of adapters: places them in memory, and checks and records the ops that add them. */
 import { Handles } from '../handles.ts'
 import { checkActivate, checkLowRank, packLowRank } from '../low-rank.ts'
 import type { ActivateOptions, Activation, LowRank, LowRankPart, Norm } from '../ops.ts'
@@ -17,7 +17,7 @@ interface PlacedLowRank extends LowRank {
   readonly bytes: number
 }
 
-/** The updates that a model loaded, and the ops addLowRank and activate. */
+/** The loaded updates of a model, and the ops addLowRank and activate. */
 export class LowRankOps {
   readonly #arena: Arena
   readonly #program: Program
@@ -26,7 +26,7 @@ export class LowRankOps {
   readonly #step: StepInputs
   readonly #maxRows: number
   readonly #updates = new Handles<LowRank, PlacedLowRank>('low-rank update')
-  /** f32 [maxRows, #rank]: what `down` gave. 0: not placed yet. */
+  /** Address of f32 [maxRows, #rank], the product with `down`; 0: not placed yet. */
   #between = 0
   #rank = 0
 
@@ -46,7 +46,7 @@ export class LowRankOps {
     this.#maxRows = maxRows
   }
 
-  /** Of tables and values. */
+  /** Bytes of tables and values. */
   get bytes(): number {
     return this.#updates.values().reduce((sum, { bytes }) => sum + bytes, 0)
   }
@@ -69,7 +69,7 @@ export class LowRankOps {
     return this.#updates.add({ label, rows, cols, numAdapters: adapters.length, stride: stride * 4, rank, ...placed })
   }
 
-  /** All updates are in: room for what lies between their factors. */
+  /** Call once all updates are loaded: allocates the buffer for the products with `down`. */
   ready(): void {
     if (this.#rank > 0 && this.#between === 0)
       this.#between = this.#arena.allocate(this.#maxRows * this.#rank * 4, 'low-rank updates')

@@ -1,4 +1,4 @@
-/** Weight matrices in panels of 16 output rows (assembly/linear-float.ts, quantized-panel.ts), packed on load by the pool. */
+/** Packs weight matrices on load into panels of 16 output rows (assembly/linear-float.ts, quantized-panel.ts), on the thread pool. */
 import { checkMatrix } from '../dequantize.ts'
 import { mxfp4AsQ8 } from '../mxfp4.ts'
 import type { PackedMatrix, StoredMatrix } from '../backend.ts'
@@ -7,15 +7,15 @@ import type { Arena } from './arena.ts'
 import type { Program } from './program.ts'
 
 export const PANEL = 16
-/** Rows that a unit of a matrix product has at most (assembly/linear.ts). */
+/** The most rows per work unit of a matrix product (assembly/linear.ts). */
 export const ROW_TILE = 128
-/** Changes whenever the bytes of packed panels do. */
+/** Identifies the layout of packed panels; must change whenever their bytes do. */
 export const PACKED_LAYOUT = 'cpu panels 6'
-/** Values that are packed from staging memory at a time, or one panel's rows if they are more. */
+/** Values that are packed from staging memory at a time, or the rows of one panel if those are more. */
 const PIECE_VALUES = 2 ** 20
 const STAGING_BYTES = 4 * PIECE_VALUES
 
-/** MXFP4 is widened before it is packed: its kernels would be those of narrow 8-bit codes with a table before them. */
+/** MXFP4 is converted to q8 before packing: kernels of its own would only add a table look-up to those of narrow 8-bit codes. */
 type PanelFormat = Exclude<MatrixFormat, 'mxfp4'>
 type PanelData = MatrixData & { readonly format: PanelFormat }
 
@@ -31,24 +31,24 @@ export interface PanelMatrix {
   readonly cols: number
   readonly format: PanelFormat
   readonly formatCode: number
-  /** Groups of 16, minimums, narrow codes, sub-scales (assembly/quantized-panel.ts). */
+  /** Flags for groups of 16, minimums, narrow codes and sub-scales (assembly/quantized-panel.ts). */
   readonly flags: number
-  /** Index of the memory that it is in. */
+  /** Index of the memory that the matrix lies in. */
   readonly memory: number
-  /** Columns including padding: whole vectors, or whole blocks of 32. */
+  /** Columns with padding to whole vectors, or to whole blocks of 32. */
   readonly padded: number
   /** Gate and up panels alternate. */
   readonly gated: boolean
-  /** Matrices of this shape that lie one behind the other; more than one are experts. */
+  /** Number of matrices of this shape, stored one after another; more than 1 for experts. */
   readonly numExperts: number
-  /** Of one expert. */
+  /** Panels per expert. */
   readonly numPanels: number
   readonly panelBytes: number
   readonly weights: number
-  readonly factors: number // f32[numExperts][numPanels]: what a panel's sums are multiplied by
+  readonly factors: number // f32[numExperts][numPanels]: multiplies the sums of a panel
 }
 
-/** The next multiple, or the value itself. */
+/** The smallest multiple that is not less than the value. */
 export function roundUp(value: number, multiple: number): number {
   return Math.ceil(value / multiple) * multiple
 }
@@ -64,7 +64,7 @@ function panelBytesOf(format: PanelFormat, padded: number, flags: number): numbe
   return (padded / 32) * (planes * 32 + (format === 'q8' ? 512 : 256))
 }
 
-/** What of the values decides how they are packed. */
+/** The properties of a matrix's values that decide how they are packed. */
 interface PackedForm {
   readonly format: PanelFormat
   readonly flags: number
@@ -73,7 +73,7 @@ interface PackedForm {
 function packedForm(data: PanelData, cols: number): PackedForm {
   if (data.format !== 'q8' && data.format !== 'q4') return { format: data.format, flags: 0 }
   const isNarrow = data.format === 'q8' && data.isNarrow === true
-  // Q4_K's form and Q6_K's; others keep a scale per group.
+  // Only the forms of Q4_K and Q6_K have panels with sub-scales; others keep one scale per group.
   const hasPanels = data.format === 'q4' ? data.mins !== null : isNarrow && data.group === 16 && data.mins === null
   const isSuper = data.hasSubScales === true && hasPanels && cols % 256 === 0
   const flags =
@@ -84,13 +84,13 @@ function packedForm(data: PanelData, cols: number): PackedForm {
   return { format: data.format, flags }
 }
 
-/** The form that a stored matrix was packed in. @throws RangeError for one that none is */
+/** The form that a stored matrix was packed in. @throws RangeError for an invalid form */
 export function storedForm({ format, form }: Pick<StoredMatrix, 'format' | 'form'>): PackedForm {
   if (format === 'mxfp4') throw new RangeError('a stored matrix of MXFP4: panels have none')
   return { format, flags: form['flags'] ?? 0 }
 }
 
-/** Memory of one arena that planes are copied to, to be packed from there. */
+/** Staging memory in one arena: planes are copied there and packed from there. */
 export class Staging {
   readonly #arena: Arena
   #address = 0
@@ -100,7 +100,7 @@ export class Staging {
     this.#arena = arena
   }
 
-  /** Copies planes, each to a cache line of its own; their addresses. */
+  /** Copies planes, each aligned to a cache line; returns their addresses. */
   fill(planes: readonly ArrayBufferView[]): number[] {
     const sizes = planes.map(({ byteLength }) => roundUp(byteLength, 64))
     let at = this.#reserve(sizes.reduce((sum, size) => sum + size, 0))
@@ -112,7 +112,7 @@ export class Staging {
     })
   }
 
-  /** Gives it up for other use, once the weights are in. */
+  /** Gives up the memory for other uses, once all weights are loaded. */
   take(): { readonly address: number; readonly bytes: number } {
     const taken = { address: this.#address, bytes: this.#bytes }
     this.#address = 0
@@ -137,9 +137,9 @@ export interface PackingSpace {
   readonly staging: Staging
 }
 
-/** What a matrix asks of its memory. */
+/** The memory that a matrix needs. */
 export interface MatrixSize {
-  /** Of all panels. */
+  /** Bytes of all panels. */
   readonly bytes: number
   /** Columns and rows, padded. */
   readonly inner: number
@@ -147,13 +147,13 @@ export interface MatrixSize {
   readonly numExperts: number
 }
 
-/** The memories by index, and the one that takes the next matrix. */
+/** The memories by index, and the choice of a memory for the next matrix. */
 export interface PackingSpaces {
   at(index: number): PackingSpace
   forMatrix(label: string, size: MatrixSize): PackingSpace
 }
 
-/** Rows that are read and packed at a time. */
+/** Rows to read and pack at a time. */
 export function pieceRows(cols: number): number {
   return Math.max(1, Math.floor(PIECE_VALUES / (cols * PANEL))) * PANEL
 }
@@ -169,7 +169,7 @@ export class MatrixPacker {
     this.#run = run
   }
 
-  /** Room for a matrix, or for as many experts', and all that is known of it beside its bytes. */
+  /** Allocates a matrix, or the matrices of `numExperts` experts. Their bytes are written later. */
   place(
     label: string,
     rows: number,
@@ -189,7 +189,7 @@ export class MatrixPacker {
       outer: numPanels * PANEL,
       numExperts,
     })
-    // One more: whether a value was not finite.
+    // The last word is set when a value is not finite.
     const factors = arena.allocate((numExperts * numPanels + 1) * 4, label)
     const weights = arena.allocate(bytes, label)
     const formatCode = FORMAT_CODES[format]
@@ -197,7 +197,7 @@ export class MatrixPacker {
     return { label, format, formatCode, flags, weights, factors, ...shape }
   }
 
-  /** The bytes of a packed matrix, where they are. */
+  /** A packed matrix as views of its memory. */
   planes({ format, flags, memory, factors, weights, numPanels, panelBytes }: PanelMatrix, expert = 0): PackedMatrix {
     const panel = expert * numPanels
     const { arena } = this.#spaces.at(memory)
@@ -208,7 +208,7 @@ export class MatrixPacker {
     return { format, form: { flags }, planes }
   }
 
-  /** Reads packed panels to where they will be used. Throws when their sizes do not fit. */
+  /** Reads packed panels directly into the matrix's memory. Throws when their sizes do not match. */
   async restore(matrix: PanelMatrix, stored: StoredMatrix, expert = 0): Promise<void> {
     const { planeBytes } = stored
     const { label, rows, cols, format, flags } = matrix
@@ -227,13 +227,13 @@ export class MatrixPacker {
     for (const [index, plane] of planes.entries()) await stored.read(index, plane)
   }
 
-  /** Packs a matrix as it is read. Throws when it holds infinities or NaN, and when its pieces are not alike. */
+  /** Packs a matrix while reading it. Throws when it contains infinities or NaN, and when its pieces differ in format. */
   async pack(label: string, rows: number, cols: number, source: MatrixRows, gated: boolean): Promise<PanelMatrix> {
     const matrix = await this.packExpert(null, label, rows, cols, source, gated, 1, 0)
     return matrix
   }
 
-  /** Packs the matrix of one of `numExperts` experts into `placed`, or where there is none yet, into a place for all of them. */
+  /** Packs one expert's matrix into `placed`. For the first expert, `placed` is null: then it allocates the matrices of all `numExperts` experts. */
   async packExpert(
     placed: PanelMatrix | null,
     label: string,
@@ -267,7 +267,7 @@ export class MatrixPacker {
     return matrix
   }
 
-  /** Packs `count` rows into the panels from `panel` on, every second one of a gated matrix. */
+  /** Packs `count` rows into the panels from `panel` on; in a gated matrix into every second panel. */
   #packRows(matrix: PanelMatrix, data: PanelData, panel: number, count: number): void {
     const { factors, formatCode, flags, numExperts, numPanels, cols, padded, panelBytes, weights } = matrix
     const planes =

@@ -1,4 +1,4 @@
-/** The load-time half of the cpu backend: what a model puts into its memories, and how much there is room for. */
+/** The load-time part of the cpu backend: puts a model into its memories and computes how much room is left. */
 import { availableHostMemory } from '../host-memory.ts'
 import type { BackendOptions, ExpertsUse, MatrixUse, MemoryUse, StoredMatrix } from '../backend.ts'
 import type {
@@ -23,7 +23,7 @@ import type { Shard } from './shard.ts'
 import type { Shards } from './shards.ts'
 import { largestStateBytes, StatePool, stateSlotBytes } from './state-pool.ts'
 
-/** Methods are those of Backend. */
+/** Implements the load-time methods of Backend. */
 export class ModelMemory {
   readonly packedLayout = PACKED_LAYOUT
   protected readonly kvFormat: KvFormat
@@ -34,7 +34,7 @@ export class ModelMemory {
     this.shards = shards
   }
 
-  /** What the pools may take: the room in the memories there are, or more of them up to half of what the machine has; less what steps need. */
+  /** Bytes that the KV and state pools may take: the room in existing memories, or in more memories up to half of the machine's, less what steps need. */
   protected budget(): number {
     const machine = availableHostMemory()
     const { room, reserveBytes } = this.shards

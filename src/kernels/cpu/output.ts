@@ -1,4 +1,4 @@
-/** What a step gives back: tokens drawn and prompts scored. */
+/** The output of a step: draws tokens, scores prompts, pools rows. */
 import type { BackendOptions } from '../backend.ts'
 import type { Activation, LogitsOptions, Matrix, Pooling, StepInput } from '../ops.ts'
 import type { SampleRow, ScoreRow, TokenLogprobs } from '../sample-spec.ts'
@@ -13,7 +13,7 @@ import { SampleSpecs } from './sample-specs.ts'
 import { ScoreRows } from './score-rows.ts'
 import { LogitsBuffer, SCORE_ROWS } from './working-memory.ts'
 
-/** Of one step, whichever memory they were found in. */
+/** The results of one step, whichever memory computed them. */
 export interface StepResults {
   sampled: Int32Array
   sampledLogprobs: (TokenLogprobs | null)[]
@@ -23,7 +23,7 @@ export interface StepResults {
   copyLogits: () => Float32Array
 }
 
-/** Of a step that has given nothing yet. */
+/** The results of a step that has computed no output yet. */
 export function emptyResults(): StepResults {
   return {
     sampled: new Int32Array(0),
@@ -39,7 +39,7 @@ export class Output {
   readonly #arena: Arena
   readonly #recorder: Recorder
   readonly #executor: Executor
-  // Sampled and scored rows apart: a step may have both, in either order.
+  // Separate buffers for sampled and scored rows, because a step may have both, in either order.
   readonly #logits: LogitsBuffer
   readonly #scored: LogitsBuffer
   readonly #specs: SampleSpecs
@@ -53,7 +53,7 @@ export class Output {
     this.#arena = arena
     this.#recorder = recorder
     this.#executor = executor
-    // One row per sequence is usual; more are drafts to verify, which few servers ever see.
+    // One row per sequence is usual; only draft tokens need more, and few servers use them.
     this.#logits = new LogitsBuffer(arena, Math.max(1, Math.min(maxSequences, maxSampleRows)), maxSampleRows)
     this.#scored = new LogitsBuffer(arena, SCORE_ROWS, SCORE_ROWS)
     this.#specs = new SampleSpecs(arena, maxSampleRows)
@@ -61,13 +61,13 @@ export class Output {
     this.#drawn = arena.allocate(Math.max(maxSampleRows, 1) * 4, 'sampled tokens')
   }
 
-  /** Begins a step that gives `results`, after one that drew `previous`. */
+  /** Begins a step. Its output goes to `results`; the previous step drew the tokens `previous`. */
   begin(results: StepResults, previous: Int32Array): void {
     this.#results = results
     this.#previous = previous
   }
 
-  /** Runs what is recorded and pools the rows of each sequence: a few additions beside what made them. */
+  /** Runs what is recorded, then pools the rows of each sequence on this thread: the work is small. */
   pool({ address, stride, cols }: HostActivation, pooling: Pooling, input: StepInput): void {
     this.#executor.run()
     const { numSequences, sequenceStarts } = input
@@ -80,7 +80,7 @@ export class Output {
     this.#results.pooled = pooled
   }
 
-  /** Runs what is recorded and draws a token for each row. `positions`: of the step's rows. */
+  /** Runs what is recorded and draws a token for each row. `positions`: those of all rows of the step. */
   sample(
     x: Activation,
     head: Matrix,
