@@ -12,7 +12,7 @@ const SLEEPERS = 64
 const GENERATION = 192
 const FAULT = 320
 
-/** One memory as the threads know it. */
+/** A memory that the threads run programs in. */
 interface Space {
   readonly memory: Memory
   /** Address of its control block. */
@@ -29,7 +29,7 @@ export class Pool {
   readonly build: KernelBuild
   readonly #module: Module
   readonly #workers: readonly Worker[]
-  /** By index. Programs are waited for in the first. */
+  /** Memories by index. The workers wait for programs in the first. */
   readonly #spaces: Space[]
   #failure: Error | null = null
   #closed: Promise<void> | null = null
@@ -47,7 +47,7 @@ export class Pool {
     }
   }
 
-  /** Compiles the kernels and starts `numThreads - 1` workers; resolves when all are listening. `arena`: the first memory. */
+  /** Compiles the kernels and starts `numThreads - 1` workers; resolves when all of them wait for programs. `arena`: the first memory. */
   static async start(arena: Arena, numThreads: number, build: KernelBuild): Promise<Pool> {
     const module = await compileBuild(build)
     const first = openSpace(module, arena, numThreads)
@@ -84,12 +84,12 @@ export class Pool {
       await Promise.all(workers.map((worker) => worker.terminate()))
       throw error
     }
-    // An idle pool keeps no process alive.
+    // An idle pool must not keep the process alive.
     for (const worker of workers) worker.unref()
     return new Pool(module, first, workers, build)
   }
 
-  /** Lets the threads run programs in another memory; its index. */
+  /** Lets the threads run programs in another memory. Returns its index. */
   addMemory(arena: Arena): number {
     const space = openSpace(this.#module, arena, this.numThreads)
     const { memory, control } = space
@@ -98,7 +98,7 @@ export class Pool {
     return this.#spaces.push(space) - 1
   }
 
-  /** Threads that sleep until there is a program: they have stopped spinning and use no processor. */
+  /** Number of threads that have stopped spinning and sleep until the next program. */
   get sleepingThreads(): number {
     return Atomics.load(this.#first.words, SLEEPERS / 4)
   }
@@ -108,8 +108,8 @@ export class Pool {
   }
 
   /**
-   * Runs a program of the memory of this index, on all threads or on the calling one alone; returns when it is done. Who computes never changes
-   * a result.
+   * Runs a program in memory `memory`, on all threads or, with `alone`, on the calling one; returns when it is done. The number of threads never
+   * changes a result.
    */
   run(memory: number, program: number, length: number, alone = false): void {
     if (this.#failure !== null) throw this.#failure
@@ -120,7 +120,7 @@ export class Pool {
       if (!alone) this.#first.exports.announce(memory)
       exports.execute()
     } catch (cause) {
-      // Threads waiting at a barrier for this one must not wait for ever.
+      // Release the threads that wait for this one at a barrier.
       this.#failure = new Error('the cpu kernels failed', { cause })
       const { words } = this.#spaces[memory]!
       Atomics.store(words, FAULT / 4, 1)
@@ -143,10 +143,10 @@ export class Pool {
   }
 }
 
-/** A control block in the memory, and the calling thread's instance for it. */
+/** Allocates a control block in the memory and creates the calling thread's instance for it. */
 function openSpace(module: Module, arena: Arena, numThreads: number): Space {
   const control = arena.allocate(CONTROL_BYTES, 'control block')
-  // The calling thread runs programs in each memory by itself: it is never inside `serve`.
+  // The calling thread is never inside `serve`, so it needs no `executeIn`: it calls `execute` in each memory itself.
   const exports = instantiate(module, arena.memory, () => {})
   exports.start(control, 0, numThreads)
   return { memory: arena.memory, control, words: arena.i32(control, CONTROL_BYTES / 4), exports }

@@ -1,7 +1,7 @@
-/** A list of commands in shared memory, written here and run by all threads (assembly/index.ts). */
+/** A list of commands in shared memory: JavaScript writes it, and all threads run it (assembly/index.ts). */
 import type { Arena } from './arena.ts'
 
-/** Commands' fields as in the class of the same name in assembly/, counters left out. */
+/** The fields of each command, in the order of its class in assembly/, without the counters. */
 const LOW_RANK_FIELDS = [
   ...(['rows', 'x', 'xStride', 'cols', 'normWeight', 'eps', 'out', 'outStride', 'outputs', 'adapters'] as const),
   ...(['table', 'tableStride', 'values', 'between', 'betweenStride', 'rank'] as const),
@@ -150,7 +150,7 @@ export const COMMANDS = {
 type Opcode = keyof typeof COMMANDS
 type Fields<T extends Opcode> = Readonly<Record<(typeof COMMANDS)[T]['fields'][number], number>>
 
-/** Fields that hold an f32; all others are integers or addresses. */
+/** Fields of type f32; all others are integers or addresses. */
 export const FLOAT_FIELDS: ReadonlySet<string> = new Set([
   'eps',
   'qEps',
@@ -165,10 +165,10 @@ export const FLOAT_FIELDS: ReadonlySet<string> = new Set([
 
 const COMMAND_WORDS = 32
 const HEADER_WORDS = 16
-/** A step of 128 layers of 8 ops, four times over: an adapter's update of a product takes two more. */
+/** Four times what a step of 128 layers with 8 ops each needs: adapters add two commands per product. */
 const MAX_COMMANDS = 4096
 
-/** Writes commands; `address` in memory `memory` is where the threads read them. @throws Error when it is full */
+/** Writes commands. The threads read them at `address` in memory `memory`. @throws Error when the program is full */
 export class Program {
   readonly memory: number
   readonly address: number
@@ -189,12 +189,12 @@ export class Program {
     return this.#names.length
   }
 
-  /** The commands' kernels, in order. */
+  /** The names of the recorded commands, in order. */
   get names(): readonly Opcode[] {
     return this.#names
   }
 
-  /** Appends a command, its counters at zero. */
+  /** Appends a command with its counters set to zero. */
   add<T extends Opcode>(name: T, values: Fields<T>): void {
     if (this.#names.length === MAX_COMMANDS) throw new Error(`a step has more than ${MAX_COMMANDS} ops`)
     let at = HEADER_WORDS + this.#names.length * COMMAND_WORDS
@@ -205,7 +205,7 @@ export class Program {
     this.#names.push(name)
   }
 
-  /** Moves command `index` to the front, for running it alone. */
+  /** Moves command `index` to the front, so that it can be run alone. */
   isolate(index: number): void {
     const from = HEADER_WORDS + index * COMMAND_WORDS
     this.#words.copyWithin(HEADER_WORDS, from, from + COMMAND_WORDS)

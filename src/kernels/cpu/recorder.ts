@@ -32,7 +32,7 @@ const NO_XIELU = { alphaP: 0, alphaN: 0, beta: 0 } as const
 const RESIDUAL = 4
 const GATED = 16
 
-/** What is done with a finished product, as flags of assembly/linear.ts. */
+/** The epilogue of a product, as flags of assembly/linear.ts. */
 export function epilogueOf({
   glu,
   activation,
@@ -49,10 +49,10 @@ export function epilogueOf({
 export const xieluOf = ({ activation }: Pick<LinearOptions, 'activation'>): Omit<Xielu, 'kind'> =>
   typeof activation === 'object' ? activation : NO_XIELU
 
-/** What drawing from a logit costs, in multiply-adds: its hash, mostly. */
+/** Cost of sampling per logit, in multiply-adds: mostly its hash. */
 const SAMPLE_WORK = 16
 
-/** The ops of the cpu backend. @throws Error for shapes that do not fit */
+/** Records the ops of the cpu backend. @throws Error when shapes do not match */
 export class Recorder extends AttentionRecorder {
   linear(out: Activation, x: Activation, w: Matrix, options: LinearOptions): void {
     const { norm, bias, glu, residual } = options
@@ -107,7 +107,7 @@ export class Recorder extends AttentionRecorder {
     this.program.add('sort', { pairs: numRows * topK, topK, numExperts, experts, positions, sources, tiles })
   }
 
-  /** The first half of `experts`: their inner activations, in the memory of gate and up projections. */
+  /** The first half of `experts`: computes the inner activations, in the memory of the gate and up projections. */
   expertsInner(x: Activation, weights: ExpertWeights, routing: Routing, options: ExpertsOptions): void {
     this.resources.routedSource(routing)
     const source = this.resources.source(x)
@@ -131,7 +131,7 @@ export class Recorder extends AttentionRecorder {
     })
   }
 
-  /** The second half: down projections and their sum, in the memory of the former. */
+  /** The second half of `experts`: computes the down projections and their weighted sum, in the memory of the down projections. */
   expertsOuter(out: Activation, weights: ExpertWeights, routing: Routing, options: ExpertsOptions): void {
     const own = this.resources.routedSource(routing)
     const target = options.residual ? this.resources.changed(out) : this.resources.target(out)
@@ -171,7 +171,7 @@ export class Recorder extends AttentionRecorder {
     return bias === undefined ? 0 : this.resources.bias(bias, matrix)
   }
 
-  /** Logits of the given rows into the buffer; the bytes between rows. */
+  /** Computes the logits of the given rows into the buffer; returns the bytes between rows. */
   logits(
     buffer: LogitsBuffer,
     x: Activation,
@@ -202,13 +202,13 @@ export class Recorder extends AttentionRecorder {
     return stride
   }
 
-  /** A token drawn from each row of logits by its spec (SampleSpecs), as ids at `out`. */
+  /** Draws a token from each row of logits as its spec says (SampleSpecs); writes i32 ids at address `out`. */
   sample(rows: number, logits: number, stride: number, vocab: number, specs: number, out: number): void {
     this.executor.addWork(SAMPLE_WORK * rows * vocab)
     this.program.add('sample', { rows, logits, stride, vocab, specs, out })
   }
 
-  /** What the log-probability of a token takes of each row of logits (ScoreRows); `targets`: the address of drawn tokens, or 0. */
+  /** Computes what the log-probability of a token needs from each row of logits (ScoreRows). `targets`: the address of drawn tokens, or 0. */
   score(rows: number, logits: number, stride: number, vocab: number, scores: number, targets: number): void {
     this.executor.addWork(SAMPLE_WORK * rows * vocab)
     this.program.add('score', { rows, logits, stride, vocab, scores, targets })
@@ -235,11 +235,11 @@ export class Recorder extends AttentionRecorder {
     const outPanels = matrix.gated ? matrix.numPanels / 2 : matrix.numPanels
     const numMatrices = Math.min(matrix.numExperts, to.rows)
     const units = outPanels * Math.max(numMatrices, Math.ceil(to.rows / ROW_TILE))
-    // Large enough to make the counter cheap, small enough to end together.
+    // Large enough to make the shared counter cheap, small enough that all threads end at about the same time.
     const chunk = Math.max(1, Math.min(16, Math.floor(units / (this.numThreads * 8))))
     const work = matrix.numPanels * (numMatrices * matrix.panelBytes + to.rows * PANEL * matrix.padded)
     this.executor.addWork(work)
-    // Every field spelled out, here and above: an object made by spreading is a slow dictionary, and there are hundreds a step.
+    // All fields are spelled out, here and above: V8 makes objects with spread fields slow dictionaries, and a step creates hundreds.
     this.program.add('linear', {
       rows: to.rows,
       rowIndex: to.rowIndex,

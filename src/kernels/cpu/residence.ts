@@ -1,14 +1,14 @@
-/** Which memories of the cpu backend hold what a step has computed: an op that finds an operand elsewhere has its rows copied first. */
+/** Tracks which memories of the cpu backend hold each value of a step. An op whose operand is in another memory gets a copy of its rows first. */
 
-/** Memories are bits of a word. */
+/** The most memories: each is a bit of a word. */
 export const MAX_MEMORIES = 31
 const FIRST = 1
 
-/** Keeps for each value the memories that hold it. With a single memory it has nothing to do. */
+/** Keeps a set of memories per value. With a single memory it has nothing to do. */
 export class Residence {
   readonly #holders = new Map<object, number>()
 
-  /** Makes sure that `memory` holds the value: `copy` is given one that does where it does not. */
+  /** Makes sure that `memory` holds the value: if not, calls `copy` with a memory that does. */
   bring(value: object, memory: number, copy: (from: number) => void): void {
     const holders = this.#holders.get(value) ?? FIRST
     const bit = 1 << memory
@@ -17,7 +17,7 @@ export class Residence {
     this.#holders.set(value, holders | bit)
   }
 
-  /** `memory` alone holds the value now: it is overwritten there. */
+  /** Records that the value is overwritten in `memory`, which alone holds it from now on. */
   claim(value: object, memory: number): void {
     this.#holders.set(value, 1 << memory)
   }

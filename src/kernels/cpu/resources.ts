@@ -1,4 +1,4 @@
-/** What a model has put into one memory of the cpu backend, by the handles given out: vectors, rope tables, step buffers, and which matrices. */
+/** The contents of one memory of the cpu backend, by handle: vectors, rotary tables, step buffers, and the sizes of its matrices. */
 import { Handles } from '../handles.ts'
 import type { Activation, ExpertMatrix, Matrix, RopeTable, Routing, RoutingShape, Vector } from '../ops.ts'
 import type { Arena } from './arena.ts'
@@ -23,17 +23,17 @@ export interface HostRope extends RopeTable {
   readonly inverseFrequencies: Float64Array
   readonly attentionFactor: number
   readonly address: number // f32 [maxRows][cosines, sines][rotaryDim / 2]
-  /** Step whose positions the table holds. */
+  /** The step that the table's positions belong to. */
   step: number
 }
 
-/** What the memories of a backend have in common. */
+/** State that all memories of a backend share. */
 export interface Common {
-  /** Of each memory, by index. */
+  /** The resources of each memory, by index. */
   readonly resources: Resources[]
   readonly weights: Weights
   readonly residence: Residence
-  /** Rows that step buffers and rope tables have room for. */
+  /** Capacity of step buffers and rotary tables, in rows. */
   readonly maxRows: number
   /** Rows of the step under way. */
   numRows: number
@@ -42,19 +42,19 @@ export interface Common {
 }
 
 /**
- * Look-ups throw for a handle of another backend. What was made in another memory gets a place in this one when it is first looked up: a vector with its
- * values, a step buffer without; `source` and `changed` bring those.
+ * Look-ups throw for a handle of another backend. A resource that was created in another memory gets a place in this one at its first look-up: a
+ * vector with its values, a step buffer without; `source` and `changed` copy its rows when needed.
  */
 export class Resources {
   readonly #arena: Arena
-  /** In the backend's list of memories. */
+  /** Index in the backend's list of memories. */
   readonly #index: number
   readonly #common: Common
   readonly #routings = new Handles<Routing, HostRouting>('routing')
   readonly #vectors = new Handles<Vector, HostVector>('vector')
   readonly #ropes = new Handles<RopeTable, HostRope>('rope table')
   readonly #activations = new Handles<Activation, HostActivation>('activation')
-  /** Biases of gated matrices and of experts, in the order of their panels. */
+  /** Addresses of the biases of gated matrices and experts, reordered to match their panels. */
   readonly #panelBiases = new Map<Vector, number>()
   #largestInner = 0
   #largestOuter = 0
@@ -76,18 +76,18 @@ export class Resources {
     return this.#largestOuter
   }
 
-  /** Bytes that the prepared rows of the largest product of experts take, with one of experts of `inner` columns among them. */
+  /** Bytes of the prepared rows of the largest product of experts, counting a future one with `inner` columns. */
   routedBytes(inner = 0): number {
     const mostPositions = Math.max(0, ...this.#allRoutings.map(({ numPositions }) => numPositions))
     return Math.max(inner, this.#largestExpertInner) * 4 * mostPositions
   }
 
-  /** Experts of the layer with the most. */
+  /** The most experts in a layer. */
   get mostExperts(): number {
     return Math.max(0, ...this.#allRoutings.map(({ numExperts }) => numExperts))
   }
 
-  /** Bytes of the routings that were made in another memory and have no place here yet. */
+  /** Bytes that the routings created in other memories will take here. */
   get absentRoutingBytes(): number {
     const { resources, maxRows } = this.#common
     const absent = new Set(resources.flatMap((peer) => peer.#routings.handles()))
@@ -95,22 +95,22 @@ export class Resources {
     return [...absent].reduce((sum, handle) => sum + routingBytes(this.#knownRouting(handle), maxRows), 0)
   }
 
-  /** Those of all memories: one that was made elsewhere comes here with the first op that needs it, after the weights. */
+  /** The routings of all memories. One created elsewhere is placed here by the first op that needs it, after the weights are loaded. */
   get #allRoutings(): readonly HostRouting[] {
     return this.#common.resources.flatMap((peer) => peer.#routings.values())
   }
 
-  /** Values of a head of the layer that has the longest. */
+  /** The largest head dimension of a layer. */
   get largestHead(): number {
     return Math.max(0, ...(this.#common.kv?.layout.layers ?? []).map(({ headDim }) => headDim))
   }
 
-  /** Bytes of the vectors made here. */
+  /** Bytes of the vectors created here. */
   get vectorBytes(): number {
     return this.#vectors.values().reduce((sum, { length }) => sum + roundUp(length, PANEL) * 4, 0)
   }
 
-  /** Notes a matrix that is placed here. */
+  /** Records the size of a matrix that is placed here. */
   hold({ inner, outer, numExperts }: MatrixSize): void {
     this.#largestInner = Math.max(this.#largestInner, inner)
     if (numExperts > 1) this.#largestExpertInner = Math.max(this.#largestExpertInner, inner)
@@ -151,7 +151,7 @@ export class Resources {
     return { label, cols, address, stride }
   }
 
-  /** The other memory that knows a handle; this one where none does, which then says so. */
+  /** The other memory that knows a handle; else this one, whose look-up then throws. */
   #peer(find: (resources: Resources) => unknown): Resources {
     return this.#common.resources.find((peer) => find(peer) !== undefined) ?? this
   }
@@ -162,7 +162,7 @@ export class Resources {
     return kv
   }
 
-  /** The pool of states. Throws where there is none. */
+  /** The state pool. Throws when there is none. */
   statePool(): StatePool {
     const { states } = this.#common
     if (states === null) throw new Error('createStatePool has not been called')
@@ -260,7 +260,7 @@ export class Resources {
     return own
   }
 
-  /** A routing that an op reads, with what experts have computed on it so far. */
+  /** A routing that an op reads, with the experts' results so far. */
   routedSource(routing: Routing): HostRouting {
     const own = this.routing(routing)
     const { resources, residence, maxRows } = this.#common
@@ -274,7 +274,7 @@ export class Resources {
     return own
   }
 
-  /** Writes the leading rows of a step buffer. Throws where they are no whole rows, or too many. */
+  /** Writes the first rows of a step buffer. Throws when the values are not whole rows, or too many. */
   writeRows(activation: Activation, values: Float32Array): void {
     const { address, stride, cols, label } = this.target(activation)
     const numRows = values.length / cols
@@ -285,7 +285,7 @@ export class Resources {
       this.#arena.f32(address + row * stride, cols).set(values.subarray(row * cols, (row + 1) * cols))
   }
 
-  /** Moves rows of a step buffer, ascending, to its front. */
+  /** Moves the given rows of a step buffer to its front. `rows` must be ascending. */
   moveRows(activation: Activation, rows: Int32Array): void {
     const { address, stride } = this.changed(activation)
     for (const [i, row] of rows.entries())
@@ -302,7 +302,7 @@ export class Resources {
     return values
   }
 
-  /** Address of the bias as the epilogue reads it: whole panels; of a gated matrix, 16 of the gate and 16 of the up projection in turn. */
+  /** Address of the bias in the order of the panels: for a gated matrix, 16 values of the gate and 16 of the up projection alternate. */
   bias(bias: Vector, { rows, gated, numExperts, numPanels }: PanelMatrix): number {
     const { address, length } = this.vector(bias)
     if (length !== numExperts * rows)

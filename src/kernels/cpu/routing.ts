@@ -1,15 +1,15 @@
-/** Where the routing of a step's rows to experts, and what experts compute, lie in shared memory. */
+/** The shared memory of a routing: the experts of a step's rows, and the buffers that the experts compute in. */
 import type { Routing, RoutingShape } from '../ops.ts'
 import type { Arena } from './arena.ts'
 import { PANEL, ROW_TILE, roundUp } from './matrices.ts'
 
-/** Bytes of the header of the list of tiles, and of a tile (assembly/linear.ts). */
+/** Bytes per tile in the list of tiles, and of the list's header (assembly/linear.ts). */
 const TILE_BYTES = 16
 
 export interface HostRouting extends Routing {
   readonly experts: number // i32 [maxRows, topK]
   readonly weights: number // f32 [maxRows, topK]
-  /** Rows by expert, each expert's from a multiple of 4 on: their number at most. */
+  /** The most positions. Positions are rows sorted by expert; each expert's begin at a multiple of 4. */
   readonly numPositions: number
   readonly positions: number // i32 [maxRows, topK]
   readonly sources: number // i32 [numPositions]
@@ -60,7 +60,7 @@ export function placeRouting(arena: Arena, label: string, shape: RoutingShape, m
   }
 }
 
-/** The parts of a routing of `maxRows` rows that its ops pass on, with their bytes. None holds an address. */
+/** The parts of a routing of `maxRows` rows that are copied between memories, with their bytes. None contains addresses. */
 export function routingParts(shape: RoutingShape, maxRows: number): readonly (readonly [RoutingPart, number])[] {
   const { numPositions, pairBytes, tileBytes, activationsStride } = sizesOf(shape, maxRows)
   return [

@@ -1,4 +1,4 @@
-/** Ops over single rows: rows of tables, norms, sums and products of activations, residual streams. Checked and recorded as commands. */
+/** Checks and records row-wise ops: table look-ups, norms, sums and products of activations, residual streams. */
 import type { Activation, Columns, LayerNorm, Matrix, Norm, StreamOptions, Vector } from '../ops.ts'
 import type { Arena } from './arena.ts'
 import { HostTable } from './host-table.ts'
@@ -10,7 +10,7 @@ import type { StepInputs } from './step-inputs.ts'
 
 const MAX_STREAMS = 4
 
-/** Records ops as commands of `program`. Ops throw for shapes that do not fit. */
+/** Records ops as commands of `program`. Ops throw when shapes do not match. */
 export class RowOps {
   readonly #arena: Arena
   readonly #program: Program
@@ -177,7 +177,7 @@ export class RowOps {
     })
   }
 
-  /** Two activations of the same width. `changes`: `out` is read as well. */
+  /** Looks up two activations of the same width. `changes`: the op also reads `out`. */
   #pair(out: Activation, x: Activation, changes: boolean): { target: HostActivation; source: HostActivation } {
     const source = this.#resources.source(x)
     const target = changes ? this.#resources.changed(out) : this.#resources.target(out)
@@ -186,7 +186,7 @@ export class RowOps {
     return { target, source }
   }
 
-  /** A table and where its rows go. `adds`: to what is there. */
+  /** Looks up a table and the activation that gets its rows. `adds`: the rows are added to its values. */
   #table(out: Activation, table: Matrix, adds: boolean): { target: HostActivation; matrix: PanelMatrix | HostTable } {
     const target = adds ? this.#resources.changed(out) : this.#resources.target(out)
     const matrix = this.#resources.table(table)
@@ -215,7 +215,7 @@ export class RowOps {
     })
   }
 
-  /** As the op of the kernels does it, which comes after what is recorded so far. */
+  /** Runs what is recorded so far, then does on this thread what the embed command does. */
   #gatherHere(target: HostActivation, table: HostTable, rowIds: number, scale: number, adds: boolean): void {
     this.#executor.run()
     const { numRows } = this.#step.input

@@ -1,14 +1,14 @@
-/** Rows to score in shared memory, as assembly/score.ts reads and fills them. */
+/** The scored rows in shared memory, in the layout of assembly/score.ts. */
 import type { TokenLogprobs } from '../sample-spec.ts'
 import type { Arena } from './arena.ts'
 
 const BYTES = 128
 const WORDS = BYTES / 4
 const TOP = 6
-/** Likeliest tokens that a row has room for. */
+/** The most top tokens per row. */
 const MAX_TOP = WORDS - TOP
 
-/** Targets and results of scored rows. Results are log-probabilities. */
+/** Targets of the scored rows, and their resulting log-probabilities. */
 export class ScoreRows {
   readonly address: number
   readonly #arena: Arena
@@ -25,14 +25,14 @@ export class ScoreRows {
     this.#sums = new Float64Array(this.#words.buffer, this.#words.byteOffset, bytes / 8)
   }
 
-  /** Asks for the log-probability of `target` in row `row`, and of the `topN` likeliest tokens, at most MAX_TOP; -1: for nothing. */
+  /** Requests the log-probability of `target` in row `row`, and of the `topN` (at most MAX_TOP) most likely tokens. `topN` -1: requests nothing. */
   write(row: number, target: number, topN: number, vocab: number): void {
     if (topN > MAX_TOP) throw new RangeError(`log-probabilities of ${topN} tokens, at most ${MAX_TOP}`)
     this.#words[row * WORDS + 3] = target
     this.#words[row * WORDS + 5] = Math.min(topN, vocab)
   }
 
-  /** What the kernel found. `logits`: the address of the row's. */
+  /** The kernel's results for a row. `logits`: the address of the row's logits. */
   read(row: number, logits: number, vocab: number): TokenLogprobs {
     const at = row * WORDS
     const values = this.#arena.f32(logits, vocab)

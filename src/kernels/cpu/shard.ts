@@ -1,4 +1,4 @@
-/** One memory of the cpu backend and what computes in it. Most models have a single one. */
+/** One memory of the cpu backend and the recorders of its ops. Most models need a single one. */
 import type { BackendOptions } from '../backend.ts'
 import type { Arena } from './arena.ts'
 import type { Executor } from './executor.ts'
@@ -13,7 +13,7 @@ import { StateOps } from './state-ops.ts'
 import { StepInputs } from './step-inputs.ts'
 import { WorkingMemory } from './working-memory.ts'
 
-/** Its ops compute on what is in this memory. What a step needs of another one, resources.ts copies. */
+/** A memory with its ops, which compute only on data in this memory. resources.ts copies what a step needs from other memories. */
 export class Shard implements PackingSpace {
   readonly index: number
   readonly arena: Arena
@@ -51,7 +51,7 @@ export class Shard implements PackingSpace {
     this.output = new Output(limits, arena, this.recorder, executor)
   }
 
-  /** All weights are in. */
+  /** Call once all weights are loaded. */
   ready(): void {
     this.memory.reuse(this.staging.take())
     this.memory.reserve()

@@ -12,7 +12,7 @@ const OPTIONS: BackendOptions = {
 test('a later memory keeps room for routings that were made in an earlier one', async () => {
   const arena = new Arena()
   const pool = await Pool.start(arena, 1, 'relaxed')
-  // Room for one of the matrices each.
+  // Each memory has room for one of the matrices.
   const shards = new Shards(OPTIONS, arena, pool, 1000)
   const shape = { numExperts: 64, topK: 8, inner: 2048, outer: 4096 }
   const routing = shards.filling.resources.createRouting('routing', shape)
@@ -22,7 +22,7 @@ test('a later memory keeps room for routings that were made in an earlier one', 
   shards.forMatrix('second', size)
   const { resources, memory, arena: later } = shards.at(1)
   const [reserved, before] = [memory.reserveBytes(), later.usedBytes]
-  // What the first step there takes: the routing, and the prepared rows of its products.
+  // The first step allocates the routing and the prepared rows of its products.
   resources.routing(routing)
   const routingBytes = later.usedBytes - before
   memory.reserve()

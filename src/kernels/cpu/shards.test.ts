@@ -1,4 +1,4 @@
-/** Models spread over several memories give the bits that they give in one. */
+/** Models spread over several memories give the same bits as in a single memory. */
 import { fileURLToPath } from 'node:url'
 import { expect, test, vi } from 'vitest'
 import { createByteTokenizer } from '../../../test/engine/byte-tokenizer.ts'
@@ -14,7 +14,7 @@ import { Pool } from './pool.ts'
 const CHUNK = 17
 const BLOCKS = Array.from({ length: 32 }, (_, i) => 40 - i)
 const isFull = process.env['MINISERVE_TEST_LEVEL'] === 'full'
-/** Attention alone; residual streams and per-layer embeddings; experts; states, experts and attention. */
+/** Models with: attention only; residual streams and per-layer embeddings; experts; states, experts and attention. */
 const MODELS = isFull ? GOLDEN_MODELS : ['llama', 'gemma3n', 'gpt-oss', 'qwen3_5-moe']
 
 function load(name: string, overrides: Partial<ModelRequest>): Promise<LoadedModel> {
@@ -23,7 +23,7 @@ function load(name: string, overrides: Partial<ModelRequest>): Promise<LoadedMod
 
 const tokensOf = (name: string): number[] => [...readGolden(name).prompt, ...readGolden(name).tokens]
 
-/** Decodes a golden model's text; also how many memories it was in. */
+/** Decodes a golden model's text, and returns how many memories the model was in. */
 async function decode(name: string, overrides: Partial<ModelRequest> = {}) {
   const addMemory = vi.spyOn(Pool.prototype, 'addMemory')
   const model = await load(name, overrides)
@@ -37,7 +37,7 @@ async function decode(name: string, overrides: Partial<ModelRequest> = {}) {
   }
 }
 
-/** @param share of the model that a memory takes */
+/** @param share the share of the model that fits in one memory */
 async function expectSameInParts(name: string, share: number, overrides: Partial<ModelRequest> = {}): Promise<void> {
   const whole = await decode(name, overrides)
   const { weightBytes, kvCacheBytes } = whole.memory
@@ -69,7 +69,7 @@ test('blocks that were read from several memories are written to others, one, an
   const used = BLOCKS.slice(0, Math.ceil(ids.length / 16))
   const bytes = await spread.backend.readBlocks(used)
   expect(bytes).toEqual(await alone.backend.readBlocks(used))
-  // Only the last token is computed: what it attends to was written.
+  // Only the last token is computed: the KV that it attends to was written above.
   await other.backend.writeBlocks(used, bytes)
   const last = ids.length - 1
   const { input, samples } = other.layout.plan({
@@ -92,7 +92,7 @@ test('blocks that were read from several memories are written to others, one, an
   for (const { backend } of [spread, alone, other]) await backend.close()
 })
 
-/** Texts of requests that come together to an engine whose pool is so small that some are preempted. */
+/** The texts of concurrent requests to an engine with a KV pool so small that some are preempted. */
 async function serve(name: string, overrides: Partial<ModelRequest>) {
   const runner = createLocalRunner()
   const model = goldenRequest(name, { device: 'cpu', threads: 2, numKvBlocks: 14, maxModelLen: 128, ...overrides })
@@ -112,7 +112,7 @@ async function serve(name: string, overrides: Partial<ModelRequest>) {
     options: { ...options, prefixCaching: true, speculation: true },
   })
   const results = Array.from({ length: 7 }, (_, i) => {
-    // Repeats itself, so that there is something to draft from; half of them begin alike.
+    // The prompts repeat themselves, so that prompt lookup finds drafts; half of them have the same beginning.
     const ids = Array.from({ length: 40 + i }, (_, at) => ((at % 8) * 31 + (i % 2)) % 90)
     return collect(engine, request({ prompts: [{ ids }], maxTokens: 24, ignoreEos: true, sampling: { seed: i } }))
   })

@@ -1,6 +1,6 @@
 /**
- * The memories of the cpu backend. A WebAssembly memory ends at 4 GiB: what a model has beyond that goes to another one. Weights fill one after the
- * other in the order in which they are loaded. A layer of the KV pool goes where its first op finds its input, if there is room.
+ * The memories of the cpu backend. A WebAssembly memory ends at 4 GiB, so larger models use several. Weights fill one memory after another, in the
+ * order in which they are loaded. A layer of the KV pool is placed in the memory that has the input of its first op, if it has room.
  */
 import type { BackendOptions } from '../backend.ts'
 import type { ExpertMatrix, LowRank, Matrix } from '../ops.ts'
@@ -15,7 +15,7 @@ import type { Common } from './resources.ts'
 import { Shard } from './shard.ts'
 import { MatrixTooLargeError, Weights } from './weights.ts'
 
-/** What is spread over the memories layer by layer: keys and values, states. */
+/** A pool that is spread over the memories layer by layer: the KV pool or the state pool. */
 interface LayeredPool {
   readonly numLayers: number
   layerBytes(layer: number): number
@@ -23,21 +23,21 @@ interface LayeredPool {
   place(layer: number, arena: Arena, memory: number): void
 }
 
-/** The memories, and the one whose program is being recorded. */
+/** All memories, and which of them is being recorded for. */
 export class Shards implements PackingSpaces {
   readonly executor: Executor
   readonly common: Common
   readonly #limits: BackendOptions['limits']
   readonly #pool: Pool
-  /** Bytes of weights, KV and states that a memory takes. */
+  /** The most bytes of weights, KV and states per memory. */
   readonly #capacity: number
   readonly #taken: number[] = []
   readonly #all: Shard[] = []
   #current: Shard
-  /** Begins the step under way in a memory; null between steps. */
+  /** Begins the current step in a memory; null between steps. */
   #beginStep: ((shard: Shard) => void) | null = null
 
-  /** `arena`: the memory that the pool was started with. */
+  /** @param arena the memory that the thread pool was started with */
   constructor(options: BackendOptions, arena: Arena, pool: Pool, capacity: number) {
     this.#limits = options.limits
     this.#pool = pool
@@ -68,17 +68,17 @@ export class Shards implements PackingSpaces {
     return this.#all[index]!
   }
 
-  /** The memory that ops run in which have no operand of a fixed place: that of the op before. */
+  /** The memory of the previous op. Ops without weights, KV or states run there too. */
   get current(): Shard {
     return this.#current
   }
 
-  /** The memory that is being filled with weights. */
+  /** The memory that new weights go to. */
   get filling(): Shard {
     return this.#all.at(-1)!
   }
 
-  /** Begins a step: `begin` is called for each memory, those that open during the step as well. */
+  /** Begins a step: calls `begin` for each memory, including memories that are created during the step. */
   beginStep(begin: (shard: Shard) => void): void {
     this.#beginStep = begin
     for (const shard of this.#all) begin(shard)
@@ -91,14 +91,14 @@ export class Shards implements PackingSpaces {
     for (const { step } of this.#all) step.end()
   }
 
-  /** Goes on in a memory, after what is recorded for another one. */
+  /** Switches to a memory; what was recorded for another memory runs first. */
   enter(shard: Shard): Shard {
     this.executor.enter(shard.program)
     this.#current = shard
     return shard
   }
 
-  /** Goes on where a matrix of a product is. */
+  /** Switches to the memory of a matrix. */
   withMatrix(matrix: Matrix): Shard {
     return this.enter(this.at(this.common.weights.matrix(matrix).memory))
   }
@@ -107,40 +107,40 @@ export class Shards implements PackingSpaces {
     return this.enter(this.at(this.common.weights.experts(matrix).memory))
   }
 
-  /** Goes on where a table is; one outside of the memories is read from here. */
+  /** Switches to the memory of a table; stays in the current one for a table outside the memories. */
   withTable(table: Matrix): Shard {
     const own = this.common.weights.table(table)
     return own instanceof HostTable ? this.#current : this.enter(this.at(own.memory))
   }
 
-  /** Goes on where a layer's keys and values are. */
+  /** Switches to the memory of a layer's keys and values. */
   withKv(layer: number): Shard {
     return this.#withLayer(this.#current.resources.kvCache(), layer)
   }
 
-  /** Goes on where a layer's states are. */
+  /** Switches to the memory of a layer's states. */
   withStates(layer: number): Shard {
     return this.#withLayer(this.#current.resources.statePool(), layer)
   }
 
-  /** Goes on where an adapter's update is. */
+  /** Switches to the memory of an adapter's update. */
   withUpdate(update: LowRank): Shard {
     return this.enter(this.#all.find(({ lowRank }) => lowRank.has(update)) ?? this.#current)
   }
 
-  /** A layer that has no place yet gets it here if there is room. */
+  /** Switches to the memory of a layer. A layer without a place is placed in the current memory if it has room. */
   #withLayer(pool: LayeredPool, layer: number): Shard {
     const memory = pool.memoryOf(layer)
     return this.enter(memory === null ? this.#placeLayer(pool, layer) : this.at(memory))
   }
 
-  /** Gives a place to the layers that have none. */
+  /** Places the layers that have no place yet. */
   placeLayers(pool: LayeredPool): void {
     for (let layer = 0; layer < pool.numLayers; layer++)
       if (pool.memoryOf(layer) === null) this.#placeLayer(pool, layer)
   }
 
-  /** @throws MatrixTooLargeError where an empty memory has no room for it */
+  /** The memory for a new matrix. @throws MatrixTooLargeError when it does not fit even in an empty memory */
   forMatrix(label: string, size: MatrixSize): Shard {
     const { bytes } = size
     let shard = this.filling
@@ -155,17 +155,17 @@ export class Shards implements PackingSpaces {
     return shard
   }
 
-  /** Bytes of what is large that the memories there are have room for. */
+  /** Bytes of weights, KV and states that still fit in the existing memories. */
   get room(): number {
     return this.#all.reduce((sum, shard) => sum + Math.max(0, this.#roomOf(shard)), 0)
   }
 
-  /** Bytes that steps still need, in all memories. */
+  /** Bytes that steps will still allocate, in all memories. */
   get reserveBytes(): number {
     return this.#all.reduce((sum, { memory }) => sum + memory.reserveBytes(), 0)
   }
 
-  /** Bytes of what is large that an empty memory has room for. */
+  /** Bytes of weights, KV and states that fit in an empty memory. */
   get emptyRoom(): number {
     const reserve = Math.max(...this.#all.map(({ memory }) => memory.reserveBytes()))
     return Math.min(this.#capacity, LIMIT_BYTES - reserve)

@@ -1,4 +1,4 @@
-/** The ops that carry a state along a sequence: checked and recorded as commands. */
+/** Checks and records the ops that carry a state along a sequence. */
 import type { Activation, Columns, ConvolutionOptions, GatedDeltaOptions, SelectiveScanOptions } from '../ops.ts'
 import type { Executor } from './executor.ts'
 import type { Program } from './program.ts'
@@ -6,7 +6,7 @@ import type { HostActivation, Resources } from './resources.ts'
 import { inputBytes } from './state-pool.ts'
 import type { StepInputs } from './step-inputs.ts'
 
-/** State ops of the cpu backend over the states of one memory. */
+/** The state ops of the cpu backend, over the states in one memory. */
 export class StateOps {
   readonly #program: Program
   readonly #executor: Executor
@@ -139,7 +139,7 @@ export class StateOps {
     })
   }
 
-  /** Of the delta rule the norm comes first, and its heads share the weights; of Mamba-2 the gate, and they do not. */
+  /** Norm and gate of a scan's output. The delta rule normalises first, and its heads share the weights; Mamba-2 gates first, with weights per head. */
   #gateNorm(
     target: HostActivation,
     { gate, norm }: GatedDeltaOptions | SelectiveScanOptions,

@@ -1,20 +1,20 @@
-/** The pool of states of the cpu backend: f32, a region per layer. */
+/** The state pool of the cpu backend: f32, one region per layer. */
 import type { StateLayout, StateShape } from '../ops.ts'
 import type { Arena } from './arena.ts'
 import { roundUp } from './matrices.ts'
 
-/** Bytes of the inputs that a convolution looks back on: [kernel - 1, channels], channels in whole vectors. */
+/** Bytes of a convolution's past inputs, [kernel - 1, channels], with channels padded to whole vectors. */
 export const inputBytes = ({ channels, kernel }: StateShape): number => (kernel - 1) * roundUp(channels, 4) * 4
 
 const slotBytes = (shape: StateShape): number =>
   roundUp(inputBytes(shape) + shape.heads * shape.valueDim * shape.keyDim * 4, 64)
 
-/** Bytes of a slot over all layers. */
+/** Bytes per slot: the states of all layers. */
 export function stateSlotBytes({ layers }: StateLayout): number {
   return layers.reduce((sum, shape) => sum + slotBytes(shape), 0)
 }
 
-/** Bytes of a slot of the layer that has the most. */
+/** Bytes per slot of the layer that needs the most. */
 export function largestStateBytes({ layers }: StateLayout): number {
   return Math.max(0, ...layers.map(slotBytes))
 }
@@ -27,7 +27,7 @@ interface StatePlace {
   readonly slotBytes: number
 }
 
-/** The states of all layers, each layer's in one memory. */
+/** The states of all layers. A layer lies in one memory. */
 export class StatePool {
   readonly #layout: StateLayout
   readonly #places: (StatePlace | undefined)[] = []
@@ -44,12 +44,12 @@ export class StatePool {
     return this.#layout.numSlots * stateSlotBytes(this.#layout)
   }
 
-  /** Bytes of a layer's states. Throws for a layer that is not there. */
+  /** Bytes of a layer's states. Throws for an unknown layer. */
   layerBytes(index: number): number {
     return this.#layout.numSlots * slotBytes(this.#shape(index))
   }
 
-  /** Index of the memory that a layer is in; null: it has no place yet. */
+  /** Index of the memory that a layer lies in; null before it is placed. */
   memoryOf(index: number): number | null {
     return this.#places[index]?.memory ?? null
   }
@@ -60,7 +60,7 @@ export class StatePool {
     this.#places[index] = { shape, memory, states, slotBytes: slotBytes(shape) }
   }
 
-  /** Throws for a layer that is not there or has no place yet. */
+  /** Throws for a layer that is unknown or not placed yet. */
   layer(index: number): StatePlace {
     this.#shape(index)
     const place = this.#places[index]

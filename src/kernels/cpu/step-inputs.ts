@@ -1,16 +1,16 @@
-/** A step's inputs in shared memory, as its ops read them. */
+/** A step's inputs in shared memory, in the layout that its commands read. */
 import type { BackendOptions } from '../backend.ts'
 import type { StepInput } from '../ops.ts'
 import type { Arena } from './arena.ts'
 import type { HostRope } from './resources.ts'
 import { ATTENTION_ROWS, SCORE_ROWS } from './working-memory.ts'
 
-/** Rows of one sequence that a unit of attention takes, for `group` query heads a KV head. */
+/** The most rows of one sequence per work unit of attention, with `group` query heads per KV head. */
 export function rowsPerItem(group: number): number {
   return Math.max(1, Math.floor(ATTENTION_ROWS / group))
 }
 
-/** A step of one token at the start of a text, for recording ops that are not run. */
+/** A step of one token at position 0, for recording ops that are not run. */
 export function rehearsedStep(): StepInput {
   const one = Int32Array.of(0)
   return {
@@ -32,11 +32,11 @@ export function rehearsedStep(): StepInput {
 interface AttentionItems {
   readonly address: number
   count: number
-  /** They were built for. */
+  /** The step that the items were built for. */
   step: number
 }
 
-/** Writes tokens, positions, slots and block tables of a step. Fields are addresses. */
+/** Writes the tokens, positions, slots and block tables of a step. Number fields are addresses. */
 export class StepInputs {
   readonly tokens: number // i32 [maxRows]
   readonly positions: number // i32 [maxRows]
@@ -68,7 +68,7 @@ export class StepInputs {
     this.rowIndex = words(Math.max(maxSampleRows, SCORE_ROWS))
   }
 
-  /** The input of the step under way. Throws between steps. */
+  /** The input of the current step. Throws between steps. */
   get input(): StepInput {
     if (this.#input === null) throw new Error('an op was called outside beginStep .. endStep')
     return this.#input
@@ -79,7 +79,7 @@ export class StepInputs {
     return this.#longest
   }
 
-  /** Throws when the input exceeds the limits the backend was made for. */
+  /** Throws when the input exceeds the backend's limits. */
   check({ numRows, numSequences, maxBlocksPerSequence }: StepInput): void {
     const limits = this.#limits
     if (
@@ -94,7 +94,7 @@ export class StepInputs {
     }
   }
 
-  /** Copies the inputs. `previous`: tokens the last step drew, which negative tokens refer to; `blockSize`: of the KV pool. */
+  /** Copies the inputs. `previous`: the tokens that the last step drew, which negative tokens refer to. `blockSize`: tokens per block of the KV pool. */
   begin(input: StepInput, previous: Int32Array, blockSize: number): void {
     const { numRows, positions } = input
     this.#step++
@@ -117,13 +117,13 @@ export class StepInputs {
     this.#copyBlockTables(input, blockSize)
   }
 
-  /** Address of the sequences' rows and slots of states. Throws when the step names none. */
+  /** Address of the sequences' rows and state slots. Throws when the step has no state slots. */
   runs(): number {
     if (this.input.stateSlots === undefined) throw new Error('the step names no slots of states')
     return this.#runs
   }
 
-  /** Address of the rows' adapters. Throws when the step names none. */
+  /** Address of the rows' adapters. Throws when the step has none. */
   adapters(): number {
     if (this.input.adapters === undefined) throw new Error('the step names no adapters')
     return this.#adapters
@@ -149,19 +149,19 @@ export class StepInputs {
     return this.#arena.i32(this.tokens, this.input.numRows)
   }
 
-  /** Places of the step's rows. Throws where the step has none. */
+  /** Places of the step's rows. Throws when the step has none. */
   placeIds(): Int32Array {
     if (this.input.places === undefined) throw new Error('the step has no places')
     return this.#arena.i32(this.places, this.input.numRows)
   }
 
-  /** Sets the rows that the next logits are of. */
+  /** Sets the rows that the next logits are computed for. */
   setRowIndex(rows: readonly { readonly row: number }[]): void {
     const index = this.#arena.i32(this.rowIndex, rows.length)
     for (let i = 0; i < rows.length; i++) index[i] = rows[i]!.row
   }
 
-  /** The step's units of attention, for layers with `group` query heads per KV head. */
+  /** The step's work units of attention, for layers with `group` query heads per KV head. */
   itemsOf(group: number): { readonly address: number; readonly count: number } {
     let own = this.#items.get(group)
     if (own === undefined) {
@@ -208,7 +208,7 @@ export class StepInputs {
     return table.address
   }
 
-  /** The entries in use of each sequence's table: a table has room for the longest context there may be. */
+  /** Copies only the used entries of each sequence's table, which has room for the longest possible context. */
   #copyBlockTables(input: StepInput, blockSize: number): void {
     const { numSequences, sequenceStarts, positions, blockTables, maxBlocksPerSequence } = input
     const tables = this.#arena.i32(this.#blockTables, numSequences * maxBlocksPerSequence)

@@ -1,4 +1,4 @@
-/** The matrices of a model, each in one memory of the cpu backend. */
+/** The matrices of a model. Each lies in one memory of the cpu backend. */
 import { asRows } from '../dequantize.ts'
 import { Handles } from '../handles.ts'
 import type { ExpertsUse, MatrixUse, StoredMatrix } from '../backend.ts'
@@ -6,12 +6,12 @@ import type { ExpertMatrix, Matrix, MatrixData, MatrixRows } from '../ops.ts'
 import { HostTable } from './host-table.ts'
 import { storedForm, type MatrixPacker, type PanelMatrix } from './matrices.ts'
 
-/** No memory has room for a matrix of this size. Where it was packed for one, at a start with more room, that does not fit any more. */
+/** A matrix fits in no memory. This can also happen on import, when an earlier run with more room has packed the matrix. */
 export class MatrixTooLargeError extends RangeError {
   override readonly name = 'MatrixTooLargeError'
 }
 
-/** Loads matrices and finds them by the handles given out. Look-ups throw for a handle of another backend. */
+/** Loads matrices and finds them by handle. Look-ups throw for a handle of another backend. */
 export class Weights {
   readonly #packer: MatrixPacker
   readonly #matrices = new Handles<Matrix, PanelMatrix | HostTable>('matrix')
@@ -21,7 +21,7 @@ export class Weights {
     this.#packer = packer
   }
 
-  /** Packed matrices and their factors, and the tables outside of the memories. */
+  /** Bytes of packed matrices with their factors, and of the tables outside the memories. */
   get bytes(): number {
     const sizes = [...this.#matrices.values(), ...this.#experts.values()].map((matrix) =>
       matrix instanceof HostTable ? 0 : matrix.numExperts * matrix.numPanels * (matrix.panelBytes + 4) + 4,
@@ -29,13 +29,13 @@ export class Weights {
     return sizes.reduce((sum, bytes) => sum + bytes, this.bytesElsewhere)
   }
 
-  /** Tables that are not in a memory. */
+  /** Bytes of the tables outside the memories. */
   get bytesElsewhere(): number {
     const sizes = this.#matrices.values().map((matrix) => (matrix instanceof HostTable ? matrix.bytes : 0))
     return sizes.reduce((sum, bytes) => sum + bytes, 0)
   }
 
-  /** Packs a matrix. Throws for sizes that do not fit the data and for infinities or NaN. */
+  /** Packs a matrix. Throws when the data does not match the sizes or contains infinities or NaN. */
   async loadMatrix(
     label: string,
     rows: number,
@@ -64,7 +64,7 @@ export class Weights {
     return this.#matrices.add(matrix)
   }
 
-  /** Packs experts' matrices, one after the other. Throws as loadMatrix does. */
+  /** Packs experts' matrices, one after another. Throws as loadMatrix does. */
   async loadExperts(
     label: string,
     numExperts: number,
@@ -107,7 +107,7 @@ export class Weights {
     return this.#experts.add(matrix)
   }
 
-  /** A matrix for products. Throws for one that no memory has room for. */
+  /** A matrix for products. Throws for a table outside the memories. */
   matrix(matrix: Matrix): PanelMatrix {
     const own = this.#matrices.get(matrix)
     if (own instanceof HostTable)
@@ -117,7 +117,7 @@ export class Weights {
     return own
   }
 
-  /** A matrix to take rows of. */
+  /** A matrix for row look-ups. */
   table(matrix: Matrix): PanelMatrix | HostTable {
     return this.#matrices.get(matrix)
   }
@@ -127,7 +127,7 @@ export class Weights {
   }
 }
 
-/** Gives the piece read last again without reading: what is read of a source counts as loaded. */
+/** Wraps a source so that reading the same piece again returns the last one: every read of a source counts as load progress. */
 function rereadable(source: MatrixRows): MatrixRows {
   let last: { readonly first: number; readonly count: number; readonly data: MatrixData } | null = null
   return {

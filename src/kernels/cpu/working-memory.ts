@@ -1,20 +1,20 @@
-/** Memory that ops work in beside their operands, grown to what the loaded model needs. */
+/** Scratch memory of the ops, grown to the size that the loaded model needs. */
 import type { BackendOptions } from '../backend.ts'
 import type { Arena } from './arena.ts'
 import { ROW_TILE, roundUp, type MatrixSize } from './matrices.ts'
 import type { Program } from './program.ts'
 import type { Resources } from './resources.ts'
 
-/** Tokens of an attention split (assembly/attention.ts). */
+/** Tokens per attention split (assembly/attention.ts). */
 export const SPLIT = 128
-/** Query heads times rows that a unit of attention takes: its scores and sums stay in the level-2 cache. */
+/** The most query heads times rows per work unit of attention, so that its scores and sums stay in the level-2 cache. */
 export const ATTENTION_ROWS = 48
-/** Rows scored at a time, so that a long prompt does not ask for [prompt, vocab] logits at once. */
+/** Rows scored at a time, so that a long prompt does not need [prompt, vocab] logits at once. */
 export const SCORE_ROWS = 32
-/** For what is small and not counted by itself. */
+/** Reserve for small allocations that are not counted separately. */
 const SPARE_BYTES = 64 * 2 ** 20
 
-/** f32 [rows, whole panels of the vocabulary]. */
+/** A buffer for logits, f32 [rows, vocabulary rounded up to whole panels]. */
 export class LogitsBuffer {
   readonly #arena: Arena
   readonly #usualRows: number
@@ -22,7 +22,7 @@ export class LogitsBuffer {
   #address = 0
   #bytes = 0
 
-  /** Made for `usualRows` rows, for `maxRows` once a step has more. */
+  /** @param usualRows initial capacity; the first step with more rows grows it to `maxRows` */
   constructor(arena: Arena, usualRows: number, maxRows: number) {
     this.#arena = arena
     this.#usualRows = usualRows
@@ -33,7 +33,7 @@ export class LogitsBuffer {
     return this.#address
   }
 
-  /** Makes room for rows `stride` bytes apart. */
+  /** Makes room for `numRows` rows that are `stride` bytes apart. */
   reserve(numRows: number, stride: number): void {
     if (numRows * stride <= this.#bytes) return
     this.#bytes = Math.max(numRows, numRows <= this.#usualRows ? this.#usualRows : this.#maxRows) * stride
@@ -73,7 +73,7 @@ export class WorkingMemory {
     return this.#prepared
   }
 
-  /** Bytes that steps still need, and would need with one more matrix. */
+  /** Bytes that steps will still allocate, assuming that the matrix `next` is loaded too. */
   reserveBytes(next: Omit<MatrixSize, 'bytes'> = { inner: 0, outer: 0, numExperts: 1 }): number {
     const { maxRows, maxSequences, maxSampleRows } = this.#limits
     const largestInner = Math.max(next.inner, this.#resources.largestInner)
@@ -86,18 +86,18 @@ export class WorkingMemory {
     return logits + activations + routing + scratch + SPARE_BYTES
   }
 
-  /** Takes memory that has served its purpose as scratch, if it is large enough. */
+  /** Uses memory that is no longer needed as scratch, if it is large enough. */
   reuse({ address, bytes }: { readonly address: number; readonly bytes: number }): void {
     if (bytes >= this.#scratchNeed() * this.#numThreads)
       this.#setScratch(address, Math.floor(bytes / this.#numThreads / 64) * 64)
   }
 
-  /** Grows scratch and prepared rows to what the loaded matrices need. Before a step records addresses of them. */
+  /** Grows scratch and prepared rows to the size that the loaded matrices need. Call before a step records their addresses. */
   reserve(): void {
     const need = this.#scratchNeed()
     if (need > this.#scratchBytes) this.#setScratch(this.#arena.allocate(need * this.#numThreads, 'scratch'), need)
     const { maxRows, maxSampleRows } = this.#limits
-    // f32 or, quantised, 128 bytes for 32 values: the same.
+    // The same size in f32 and quantised: 128 bytes per 32 values.
     // Quantised rows come in quads.
     const { largestInner } = this.#resources
     const prepared = Math.max(
@@ -110,10 +110,10 @@ export class WorkingMemory {
     }
   }
 
-  /** Address of room for the states of attention splits. */
+  /** Reserves memory for the partial results of attention splits; returns its address. */
   reservePartials(bytes: number): number {
     if (bytes > this.#partialsBytes) {
-      // An op recorded before may use the old ones: they stay.
+      // The old memory is not reused, because an op recorded earlier may use it.
       this.#partialsBytes = bytes * 2
       this.#partials = this.#arena.allocate(this.#partialsBytes, 'attention splits')
     }
@@ -125,16 +125,16 @@ export class WorkingMemory {
     this.#program.setScratch(address, bytesPerThread)
   }
 
-  /** Scratch bytes that a thread needs for any op on what is loaded. */
+  /** Scratch bytes per thread for any op on the loaded matrices. */
   #scratchNeed(inner = this.#resources.largestInner, outer = this.#resources.largestOuter): number {
-    // Own prepared rows or none, their f32 form while quantising, a tile of sums (gate and up), widened weights or a panel taken apart.
+    // The thread's own prepared rows, their f32 form while quantising, a tile of sums (gate and up), and widened weights or an unpacked panel.
     const product = 3 * inner * 4 + ROW_TILE * 128 + Math.max(256 * 64, inner * 24)
     const dim = roundUp(this.#resources.largestHead, 16)
     const rows = Math.max(ATTENTION_ROWS, 64)
     const attended = rows * (3 * dim * 4 + 32 + SPLIT * 4 + 64) + SPLIT * dim * 4 + dim * 64
-    // Adjusted logits of a vocabulary, tokens, z and masses of the candidates, and 256 sums (assembly/sample.ts).
+    // Adjusted logits of the vocabulary; tokens, z and masses of the candidates; and 256 sums (assembly/sample.ts).
     const sampled = outer * 16 + 256 * 8
-    // Scores, ranks and sums of groups (assembly/experts.ts).
+    // Scores, ranks and group sums (assembly/experts.ts).
     const routed = this.#resources.mostExperts * 12
     return roundUp(Math.max(product, attended, sampled, routed) + 4096, 64)
   }
