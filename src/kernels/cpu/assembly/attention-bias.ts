@@ -1,9 +1,9 @@
-// What is added to attention's scores by the distance between a row and a token, and the products that disentangled attention adds.
+// Attention biases by the distance between a row and a token, and the products of disentangled attention (arXiv 2006.03654).
 import { AttentionCommand, AttentionItem, HALF_SUM_FACTOR, KV_F16 } from './attention-kv'
 import { dotRows } from './linear-float'
 import { takeUnits } from './pool'
 
-/** Rows of a unit of headProducts. */
+/** Rows per work unit of headProducts. */
 const ROWS: i32 = 16
 
 // @ts-ignore: decorator
@@ -12,10 +12,10 @@ function biasAt(values: usize, reach: i32, distance: i32): f32 {
   return load<f32>(values + (<usize>(max(-reach, min(reach, distance)) + reach) << 2))
 }
 
-/** Adds to scores[tokens] of the tokens from `first` on, of a row of the item and a query head. */
+/** Adds the bias to the scores of one row and query head, for the tokens from `first` on. */
 export function addBias(c: AttentionCommand, item: AttentionItem, head: i32, row: i32, first: i32, tokens: i32, scores: usize): void {
   const own = load<i32>(c.positions + (<usize>(item.firstRow + row) << 2))
-  // Scores of f16 keys still lack a factor.
+  // Scores of f16 keys still lack a factor, so the bias is divided by it.
   const factor: f32 = c.kvFormat == KV_F16 ? 1 / HALF_SUM_FACTOR : 1
   const reach = c.reach
   if (c.numBuckets != 0) {
@@ -41,7 +41,7 @@ function addDisentangled(c: AttentionCommand, row: i32, own: i32, head: i32, fir
   const width = <usize>(c.numKvHeads * c.group * c.numBuckets) << 2
   const place = <usize>(head * c.numBuckets) << 2
   const ofRow = c.relativeScores + <usize>row * 2 * width + place
-  // The rows of a step are whole sequences: a token's row is as far away as its position.
+  // The step has whole sequences, so the distance between rows equals the distance between positions.
   let ofToken = c.relativeScores + (<usize>(row + first - own) * 2 + 1) * width + place
   for (let t = 0; t < tokens; t++, ofToken += 2 * width) {
     const bucket = <usize>biasAt(c.bias, c.reach, first + t - own) << 2
@@ -58,7 +58,7 @@ export class HeadProductsCommand {
   xStride: usize
   headBytes: usize
   table: usize // f32[heads][panels][depth][16]
-  tableBytes: usize // of a head
+  tableBytes: usize // per head
   panels: i32
   depth: usize
   out: usize
@@ -67,7 +67,7 @@ export class HeadProductsCommand {
   counter: i32
 }
 
-/** out[row][head][panels * 16] = x[row][head][depth] times the head's panels. A unit is a run of rows and a head. */
+/** out[row][head][panels * 16] = x[row][head][depth] times the head's panels. A work unit is a run of rows and one head. */
 export function headProducts(c: HeadProductsCommand): void {
   const runs = (c.rows + ROWS - 1) / ROWS
   const panelBytes = c.depth << 6

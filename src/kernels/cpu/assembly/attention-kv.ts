@@ -1,14 +1,14 @@
-// What attention reads: its command, and where K and V lie in the paged pool.
+// The input of attention: its command, and the layout of K and V in the paged pool.
 //
-// The pool, a layer: blocks of [kvHead][K: tile of 16 tokens][headDim][16] then [V: panel of 16 dims][tokens][16], f16 in pairs (simd.ts),
-// f32, or int8 codes with the scales behind them: f32 [K: tokens] [V: tokens].
+// The pool of a layer: blocks of [kvHead][K: tile of 16 tokens][headDim][16], then [V: panel of 16 dims][tokens][16]. Values are f16 in pairs
+// (simd.ts), f32, or int8 codes followed by their scales: f32 [K: tokens] [V: tokens].
 import { widenPanel } from './linear-float'
 
-/** Formats of the pool, beside f32 (0). */
+/** Formats of the pool, besides f32 (0). */
 export const KV_F16: i32 = 1
 export const KV_Q8: i32 = 2
 
-/** What sums of f16 keys or values lack: those lack 2^112, queries and softmax numerators carry 2^96. All exact: powers of two. */
+/** The factor that sums over f16 keys or values lack: these lack 2^112, but queries and softmax numerators carry 2^96. Powers of two are exact. */
 export const HALF_SUM_FACTOR: f32 = 65536
 
 @unmanaged
@@ -18,7 +18,7 @@ export class AttentionCommand {
   qStride: usize
   out: usize
   outStride: usize
-  pool: usize // of the layer
+  pool: usize // the layer's
   blockBytes: usize
   headBytes: usize // K and V of one head of a block
   keyBytes: usize // of them K
@@ -26,7 +26,7 @@ export class AttentionCommand {
   paddedBlock: i32 // rounded up to 16
   kvFormat: i32
   numKvHeads: i32
-  group: i32 // query heads a KV head
+  group: i32 // query heads per KV head
   headDim: i32
   scale: f32
   window: i32 // 0: none
@@ -34,14 +34,14 @@ export class AttentionCommand {
   items: usize // AttentionItem[numItems]
   numItems: i32
   positions: usize // i32[rows]
-  splits: i32 // 0: a unit folds its splits itself; else splits of the longest item, computed apart
+  splits: i32 // 0: each unit folds its own splits; else the splits of the longest item, computed as separate units
   partials: usize // [item][kvHead][split]: f32 [rows][paddedDim + 4]
   partialBytes: usize // of one split
-  bidirectional: i32 // rows see the rows after them too
-  sinks: usize // f32[heads]: logits beside the scores; 0: none
+  bidirectional: i32 // rows also attend to later rows
+  sinks: usize // f32[heads]: extra logits in the softmax; 0: none
   bias: usize // f32[heads][2 reach + 1], or with buckets f32[2 reach + 1]: the bucket of each distance; 0: none
   reach: i32
-  numBuckets: i32 // 0: bias is what is added
+  numBuckets: i32 // 0: bias holds values, not buckets
   relativeScores: usize // f32[rows][2][heads][numBuckets]
   counter: i32
   foldCounter: i32
@@ -55,7 +55,7 @@ export class AttentionItem {
   last: i32 // last position of the sequence's rows
 }
 
-/** The block's K and V of a KV head. */
+/** Address of K and V of a KV head in a block. */
 // @ts-ignore: decorator
 @inline
 export function blockAddress(c: AttentionCommand, item: AttentionItem, block: i32, kvHead: i32): usize {
@@ -69,7 +69,7 @@ export function kvShift(format: i32): usize {
   return format == KV_F16 ? 5 : format == KV_Q8 ? 4 : 6
 }
 
-/** Panels of 16 as f32, without f16's 2^112 and without scales. */
+/** Widens panels of 16 to f32, without f16's factor of 2^112 and without scales. */
 // @ts-ignore: decorator
 @inline
 export function widen(source: usize, steps: usize, format: i32, dst: usize): void {
@@ -90,7 +90,7 @@ function widenCodes(source: usize, steps: usize, dst: usize): void {
   }
 }
 
-/** A block's scales of K; those of V lie behind them. */
+/** Address of a block's scales of K; those of V follow. */
 // @ts-ignore: decorator
 @inline
 export function scalesAddress(c: AttentionCommand, block: usize): usize {

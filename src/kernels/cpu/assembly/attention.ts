@@ -1,6 +1,6 @@
-// Attention over the paged pool, causal or within whole sequences. A unit of work is a run of rows of one sequence and one KV head with its query heads. The context is taken
-// in splits of 128 tokens aligned to absolute positions; each split is a complete softmax of its own (maximum, sum, weighted values) and splits are
-// folded in ascending order. So a row's result does not depend on the rows beside it, nor on whether the splits ran on one thread or many.
+// Attention over the paged pool, causal or bidirectional. A work unit is a run of rows of one sequence and one KV head with its query heads. The
+// context is processed in splits of 128 tokens, aligned to absolute positions. Each split is a complete softmax (maximum, sum, weighted values), and
+// splits are folded in ascending order (as in Flash-Decoding). So a row's result depends neither on other rows nor on the number of threads.
 import { AttentionCommand, AttentionItem, blockAddress, HALF_SUM_FACTOR, KV_F16, KV_Q8, kvShift, scalesAddress, widen } from './attention-kv'
 import { addBias } from './attention-bias'
 import { barrier, scratch, takeUnits } from './pool'
@@ -8,10 +8,10 @@ import { dotRows, dotRowsHalf } from './linear-float'
 import { ACTIVATION_FACTOR, exp, madd, maxLanes, sumLanes, tanh } from './simd'
 
 const SPLIT: i32 = 128
-/** Query rows that are multiplied with f16 keys and values as they lie; more share panels widened once. */
+/** Up to this many query rows are multiplied with f16 keys and values directly; more rows share panels that are widened once. */
 const FEW: i32 = 3
 
-// A state of R = numRows * group softmaxes: [R][paddedDim] weighted values, then per row of 4 f32: maximum, sum, unused.
+// The state of R = numRows * group softmaxes: weighted values [R][paddedDim], then 4 f32 for each: maximum, sum, two unused.
 function stateBytes(r: i32, paddedDim: usize): usize {
   return <usize>r * (paddedDim * 4 + 16)
 }
@@ -38,7 +38,7 @@ export function attention(c: AttentionCommand): void {
   }
 }
 
-/** Last position that a row of the item sees. */
+/** The last position that any row of the item attends to. */
 // @ts-ignore: decorator
 @inline
 function lastPosition(c: AttentionCommand, item: AttentionItem, row: i32): i32 {
@@ -47,7 +47,7 @@ function lastPosition(c: AttentionCommand, item: AttentionItem, row: i32): i32 {
   return c.window == 0 ? item.last : min(item.last, own + c.window - 1)
 }
 
-/** First position the item's first row sees. */
+/** The first position that the item's first row attends to. */
 function firstPosition(c: AttentionCommand, item: AttentionItem): i32 {
   return c.window == 0 ? 0 : max(0, position(c, item.firstRow) - c.window + 1)
 }
@@ -64,7 +64,7 @@ function paddedDim(c: AttentionCommand): usize {
   return (<usize>c.headDim + 15) & ~15
 }
 
-/** All splits of one item and KV head. Scratch: queries, total state, split state, scores, keys or values. */
+/** Computes and folds all splits of one item and KV head. Scratch: queries, total state, split state, scores, keys or values. */
 function runItem(c: AttentionCommand, item: AttentionItem, kvHead: i32): void {
   const r = item.numRows * c.group
   const dim = paddedDim(c)
@@ -82,7 +82,7 @@ function runItem(c: AttentionCommand, item: AttentionItem, kvHead: i32): void {
   writeOut(c, item, kvHead, total)
 }
 
-/** One split into its place among the partials. */
+/** Computes one split into its place among the partial results. */
 function runSplit(c: AttentionCommand, item: AttentionItem, index: i32, kvHead: i32, s: i32): void {
   const last = lastPosition(c, item, item.numRows - 1)
   if (s * SPLIT > last || s < firstPosition(c, item) / SPLIT) return
@@ -186,7 +186,7 @@ function computeSplit(c: AttentionCommand, item: AttentionItem, kvHead: i32, s: 
   }
 }
 
-/** scores[r][128] of the split's tokens, 16 at a time. Tokens past the last valid one are computed from stale data and masked by the softmax. */
+/** scores[r][128] for the split's tokens, 16 at a time. Tokens after the last valid one are computed from stale data; the softmax masks them. */
 function scoreSplit(c: AttentionCommand, item: AttentionItem, kvHead: i32, first: i32, tokens: i32, queries: usize, scores: usize, tile: usize): void {
   const dim = paddedDim(c)
   const depth = <usize>c.headDim
@@ -213,7 +213,7 @@ function scoreSplit(c: AttentionCommand, item: AttentionItem, kvHead: i32, first
     }
     return
   }
-  // Blocks of other sizes: their (padded) tiles hold tokens that are not adjacent in the split, so scores go through a tile of their own.
+  // Other block sizes: the tokens of their padded tiles are not adjacent in the split, so scores are computed in a separate tile and copied.
   const apart = tile + (depth << 6)
   for (let t = 0; t < tokens; ) {
     const token = first + t
@@ -232,7 +232,7 @@ function scoreSplit(c: AttentionCommand, item: AttentionItem, kvHead: i32, first
   }
 }
 
-/** state[r][paddedDim] = numerators times values, for few rows: block by block, the sums carried on. */
+/** state[r][paddedDim] = numerators times values, for few rows: block by block, accumulating the sums. */
 function addValues(c: AttentionCommand, item: AttentionItem, kvHead: i32, first: i32, tokens: i32, scores: usize, r: i32, state: usize): void {
   const dim = paddedDim(c)
   const shift = kvShift(c.kvFormat)
@@ -314,7 +314,7 @@ function softmax(c: AttentionCommand, scores: usize, begin: i32, end: i32, width
   store<f32>(stats, sumLanes(sums), 4)
 }
 
-/** total = total folded with the next split. A split in which a row sees nothing leaves the row as it is. */
+/** Folds the next split into the total. A split in which a row attends to nothing does not change the row. */
 function fold(c: AttentionCommand, total: usize, split: usize, r: i32, dim: usize): void {
   const offset = <usize>r * dim << 2
   for (let i: usize = 0; i < <usize>r; i++) {

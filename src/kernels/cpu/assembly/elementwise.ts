@@ -1,4 +1,4 @@
-// Ops over single rows: embed, normAdd, layerNorm, qkvRopeStore.
+// Row-wise ops: embed, normAdd, layerNorm, qkvRopeStore.
 import { scratch, takeUnits } from './pool'
 import { KV_F16, KV_Q8, kvShift } from './attention-kv'
 import { ACTIVATION_FACTOR, madd, narrow, sumLanes } from './simd'
@@ -21,7 +21,7 @@ export class EmbedCommand {
   weights: usize
   factors: usize // f32[panels]
   scale: f32
-  adds: i32 // to what the row holds
+  adds: i32 // 1: add to the row's values
   tableRows: i32
   counter: i32
 }
@@ -163,7 +163,7 @@ export class LayerNormCommand {
   counter: i32
 }
 
-/** The mean and the mean square from it are sums of four lanes in ascending order, then the tail. */
+/** The sums for mean and variance run over four lanes in ascending order, then over the tail. */
 export function layerNorm(c: LayerNormCommand): void {
   const cols = c.cols
   const whole = cols & ~3
@@ -250,7 +250,7 @@ export function qkvRopeStore(c: QkvCommand): void {
     const keys = source + dim * c.numHeads
     const values = keys + dim * c.numKvHeads
     memory.copy(q, source, dim * c.numHeads)
-    // Keys are finished where they lie: nothing reads qkv afterwards.
+    // Keys are normalised and rotated in place, because nothing reads qkv afterwards.
     if (c.normKind != AFTER_ROPE) normQueriesAndKeys(c, q, keys)
     if (c.rope != 0) {
       const table = c.rope + (<usize>(row * c.rotaryDim) << 2)
@@ -319,12 +319,12 @@ function narrowScalar(value: f32): u16 {
   return <u16>i32x4.extract_lane(narrow(f32x4.splat(value)), 0)
 }
 
-/** Stores the scale of `count` values; what makes codes of them. */
+/** Stores the scale of `count` values; returns the factor that turns values into codes. */
 function storeScale(source: usize, count: i32, scale: usize): f32 {
   let largest: f32 = 0
   for (let i: usize = 0; i < <usize>count << 2; i += 4) largest = max(largest, abs(load<f32>(source + i)))
   store<f32>(scale, largest / 127)
-  // As when activations are quantised: a tiny amplitude must not overflow.
+  // As in the quantisation of activations: the quotient of a tiny amplitude would overflow.
   return largest > 1e-35 ? <f32>127 / largest : 0
 }
 
@@ -334,7 +334,7 @@ function codeOf(value: f32, factor: f32): i8 {
   return <i8>nearest(value * factor)
 }
 
-/** K of one token: lane `offset & 15` of its tile [headDim][16]. */
+/** Stores K of one token: lane `offset & 15` of its tile [headDim][16]. */
 function storeKey(c: QkvCommand, source: usize, keys: usize, offset: usize, factor: f32): void {
   const lane = offset & 15
   const headDim = <usize>c.headDim
@@ -358,7 +358,7 @@ function storeKey(c: QkvCommand, source: usize, keys: usize, offset: usize, fact
   }
 }
 
-/** V of one token: row `offset` of its panels [paddedBlock][16]. */
+/** Stores V of one token: row `offset` of its panels [paddedBlock][16]. */
 function storeValue(c: QkvCommand, source: usize, values: usize, offset: usize, factor: f32): void {
   const shift = kvShift(c.kvFormat)
   for (let d: usize = 0; d < <usize>c.headDim; d++) {

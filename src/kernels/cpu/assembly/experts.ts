@@ -1,4 +1,4 @@
-// Which experts a step's rows go to, those rows sorted by expert, and the sum of what the experts make of them.
+// Mixture of experts: chooses the experts of a step's rows, sorts the rows by expert, and sums the experts' outputs.
 import { ROW_TILE, TILE_BYTES, TILES_HEADER } from './linear'
 import { scratch, takeUnits, thread } from './pool'
 import { exp, madd } from './simd'
@@ -29,7 +29,7 @@ function expScalar(x: f32): f32 {
   return f32x4.extract_lane(exp(f32x4.splat(x)), 0)
 }
 
-/** Index of the largest of values[first .. end - 1], the lowest of equal ones; those taken are -Infinity. */
+/** Index of the largest of values[first .. end - 1]; ties go to the lowest index. Values already chosen are -Infinity. */
 function largest(values: usize, first: i32, end: i32): i32 {
   let best = first
   for (let i = first + 1; i < end; i++) {
@@ -92,7 +92,7 @@ export function route(c: RouteCommand): void {
   }
 }
 
-/** Takes the experts of all but the best groups out of the choice. A group counts as much as its two best. */
+/** Excludes the experts of all but the best groups. A group's score is the sum of its two largest scores. */
 function dropGroups(c: RouteCommand, ranked: usize, sums: usize): void {
   const size = c.numExperts / c.groups
   for (let group = 0; group < c.groups; group++) {
@@ -120,12 +120,12 @@ export class SortCommand {
   topK: i32
   numExperts: i32
   experts: usize // i32 [pairs]
-  positions: usize // i32 [pairs], written: where a pair's row stands among the sorted ones
-  sources: usize // i32 [positions], written: the row at a position, -1: none
+  positions: usize // i32 [pairs], written: the position of a pair's row among the sorted rows
+  sources: usize // i32 [positions], written: the row at a position; -1: none
   tiles: usize // linear.ts, written
 }
 
-/** Rows by expert, each expert's from a multiple of 4 on. One thread: it is a counting sort of a few thousand numbers. */
+/** Sorts rows by expert; each expert's rows begin at a multiple of 4. Runs on one thread: it is a counting sort of a few thousand numbers. */
 export function sortRows(c: SortCommand): void {
   if (thread != 0) return
   const next = scratch
@@ -178,7 +178,7 @@ export class CombineCommand {
   counter: i32
 }
 
-/** out[row] (+)= the sum of its experts' outputs by their weights, in the order of the experts' scores. */
+/** out[row] (+)= the weighted sum of the outputs of the row's experts, in descending order of score. */
 export function combine(c: CombineCommand): void {
   const bytes = c.cols << 2
   for (;;) {

@@ -1,15 +1,15 @@
-// Adapters' updates of a product: out += up (down norm(x)), each row by its own adapter; and the activation that follows where the product was
-// left without one.
+// Low-rank updates of a product, out += up (down norm(x)), with each row's own adapter; and the activation, which then follows the update instead of
+// the product.
 import { activated, CLAMPED, GATED, RESIDUAL } from './linear'
 import { takeUnits } from './pool'
 import { inverseRms } from './prepare'
 import { madd, siluClamped, sumLanes } from './simd'
 
-// Words of the table, as low-rank.ts lays it out.
+// Words of the table, in the layout of src/kernels/low-rank.ts.
 const TABLE_HEADER: usize = 12
 const PART_BYTES: usize = 20
 
-/** Ranks of a unit of the first product, columns of one of the second. */
+/** Ranks per work unit of the first product, and columns per unit of the second. */
 const RANKS: i32 = 4
 const COLUMNS: i32 = 256
 
@@ -31,11 +31,11 @@ export class LowRankCommand {
   values: usize
   between: usize // f32 [rows, rank]
   betweenStride: usize
-  rank: i32 // the largest of an adapter
+  rank: i32 // the largest rank of an adapter
   counter: i32
 }
 
-/** between = down norm(x), in units of a row and a few ranks. */
+/** between = down norm(x). A work unit is a row and a few ranks. */
 export function lowRankDown(c: LowRankCommand): void {
   const blocks = (c.rank + RANKS - 1) / RANKS
   const units = c.rows * blocks
@@ -78,7 +78,7 @@ function dot(x: usize, weight: usize, w: usize, cols: usize): f32 {
   return sum
 }
 
-/** out += up between, in units of a row and a block of its columns. */
+/** out += up between. A work unit is a row and a block of its columns. */
 export function lowRankUp(c: LowRankCommand): void {
   const blocks = (c.outputs + COLUMNS - 1) / COLUMNS
   const units = c.rows * blocks
@@ -147,7 +147,7 @@ export function activate(c: ActivateCommand): void {
     if (row >= c.rows) return
     const x = c.x + c.xStride * row
     const out = c.out + c.outStride * row
-    // Rows end with a whole vector of their own: what stands there behind the last column is nobody's.
+    // Rows are padded to whole vectors, so writing after the last column overwrites only padding.
     for (let i: usize = 0; i < half; i += 16) {
       let value = v128.load(x + i)
       if ((c.epilogue & CLAMPED) != 0) value = siluClamped(value, v128.load(x + half + i))

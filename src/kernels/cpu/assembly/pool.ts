@@ -1,8 +1,8 @@
-// The worker pool. All threads run the same program in lock step: each op hands out its units of work through an atomic counter, and a barrier
-// ends it. Threads spin for some tens of microseconds at a barrier or between programs, then sleep. Where there are several memories, a thread has an
-// instance of this module for each; it waits for programs in the first memory, and meets the others at barriers in the memory of the program.
+// The thread pool. All threads run the same program in lock step: each op hands out its work units through an atomic counter and ends with a
+// barrier. At a barrier or between programs, threads spin for some tens of microseconds, then sleep. With several memories, a thread has an instance
+// of this module per memory. It waits for programs in the first memory; barriers are in the memory of the program.
 
-/** The control block, at the address given to `start`: 32-bit words on cache lines of their own. */
+/** Words of the control block at the address given to `start`: 32 bits each, each on its own cache line. */
 const EPOCH: usize = 0
 const STOP: usize = 4
 const SLEEPERS: usize = 64
@@ -12,7 +12,7 @@ const BLOCKED: usize = 256
 const FAULT: usize = 320
 export const PROGRAM: usize = 384
 const LENGTH: usize = 388
-/** Index of the memory that the program is in. */
+/** Index of the program's memory. */
 const MEMORY: usize = 392
 
 const SPINS: i32 = 20000
@@ -20,9 +20,9 @@ const SPINS: i32 = 20000
 let control: usize = 0
 export let thread: i32 = 0
 export let numThreads: i32 = 1
-/** The coordinating thread is running a program by itself. */
+/** True while the coordinating thread runs a program alone. */
 let solo: bool = false
-/** This thread's scratch space. Set by every program: it may have grown. */
+/** Address of this thread's scratch memory. Every program sets it, because scratch memory may have grown. */
 export let scratch: usize = 0
 
 export function start(address: usize, index: i32, count: i32): void {
@@ -35,14 +35,14 @@ export function setScratch(base: usize, bytesPerThread: usize): void {
   scratch = base + <usize>thread * bytesPerThread
 }
 
-/** The next unit of an op: `counter` starts at 0 and every value is handed out once. */
+/** The next work unit of an op: `counter` starts at 0, and every value is handed out once. */
 // @ts-ignore: decorator
 @inline
 export function takeUnits(counter: usize, count: i32): i32 {
   return atomic.add<i32>(counter, count)
 }
 
-/** Waits until every thread is here. Traps when another thread has failed: its share would never come. */
+/** Waits until all threads have arrived. Traps when another thread has failed, because its share would never be done. */
 export function barrier(): void {
   if (numThreads == 1 || solo) return
   const generation = atomic.load<i32>(control + GENERATION)
@@ -54,7 +54,7 @@ export function barrier(): void {
   }
   for (let i = 0; i < SPINS; i++) {
     if (atomic.load<i32>(control + GENERATION) == generation) continue
-    // A thread that failed lets the others go on as well: without its share there is no result.
+    // A failing thread also releases the others from the barrier. Without its share there is no result, so they trap too.
     if (atomic.load<i32>(control + FAULT) != 0) unreachable()
     return
   }
@@ -66,14 +66,14 @@ export function barrier(): void {
   if (atomic.load<i32>(control + FAULT) != 0) unreachable()
 }
 
-/** Sets the program to run in this memory: on all threads, or on this one alone. */
+/** Sets the program to run in this memory, on all threads or only on this one. */
 export function setProgram(program: usize, length: i32, alone: bool): void {
   store<usize>(control + PROGRAM, program)
   store<i32>(control + LENGTH, length)
   solo = alone
 }
 
-/** In the first memory: gives the program that is set in memory `memory` to the other threads. */
+/** Call in the first memory: tells the other threads to run the program set in memory `memory`. */
 export function announce(memory: i32): void {
   if (numThreads == 1) return
   store<i32>(control + MEMORY, memory)
@@ -81,7 +81,7 @@ export function announce(memory: i32): void {
   if (atomic.load<i32>(control + SLEEPERS) > 0) atomic.notify(control + EPOCH, -1)
 }
 
-/** Waits for a program after the one counted `epoch`, or for the pool's end; the count, which wraps around. */
+/** Waits for a program after number `epoch`, or for the pool to stop. Returns the new program's number, which wraps around. */
 export function awaitProgram(epoch: i32): i32 {
   for (let i = 0; i < SPINS; i++) {
     if (atomic.load<i32>(control + EPOCH) != epoch) break

@@ -1,10 +1,10 @@
-// Inputs of a matrix product, made once per row: normalised where asked, zero-padded, and in the form the product's weights want.
+// Prepares the inputs of a matrix product, once per row: normalises them if requested, pads with zeros, and converts to the form that the weights need.
 import { ACTIVATION_FACTOR, madd, sumLanes } from './simd'
 
 /** Prepared forms. */
 export const PLAIN: i32 = 0 // f32
 export const SCALED: i32 = 1 // f32 times 2^96
-/** Blocks of 32 int8, as they are and as i16 (quantized-panel.ts). */
+/** Blocks of 32 int8 codes, stored as i8 and as i16 (quantized-panel.ts). */
 export const BYTES: i32 = 2
 export const WORDS: i32 = 3
 
@@ -13,7 +13,7 @@ export const WORDS: i32 = 3
 //   +16 i8[32] the codes, +48 i32 sum of the codes of the last 16, +52 both sums negated as i16, +56 f32 sum of all values * 2^96; or
 //   +64 i16[32] the codes
 //
-// Rows of a step of 4 and more come in quads: a block of each of the 4 rows side by side, so that kernels reach all of them from one address.
+// With 4 or more rows in a step, rows are stored in quads: the blocks of 4 rows lie side by side, so that kernels reach them from one address.
 export const BYTE_BLOCK_BYTES: usize = 64
 export const WORD_BLOCK_BYTES: usize = 128
 export const BLOCK_SUMS: usize = 4
@@ -24,7 +24,7 @@ export const BLOCK_NEGATED: usize = 52
 export const BLOCK_SUM: usize = 56
 export const BLOCK_I16: usize = 64
 
-/** Bytes of a block of a quantised form. */
+/** Bytes per block of a quantised form. */
 // @ts-ignore: decorator
 @inline
 export function blockBytesOf(form: i32): usize {
@@ -75,7 +75,7 @@ function quantizeBlock(form: i32, x: usize, dst: usize): void {
     max(f32x4.extract_lane(magnitudes, 0), f32x4.extract_lane(magnitudes, 1)),
     max(f32x4.extract_lane(magnitudes, 2), f32x4.extract_lane(magnitudes, 3)),
   )
-  // The division, unlike the multiplication by a reciprocal, cannot overflow for a tiny amplitude.
+  // Amplitudes of up to 1e-35 count as 0, because the quotient of a tiny amplitude would overflow.
   const inverse: f32 = amplitude > 1e-35 ? <f32>127 / amplitude : 0
   const factors = f32x4.splat(inverse)
   const ones = i16x8.splat(1)
@@ -106,8 +106,8 @@ function quantizeBlock(form: i32, x: usize, dst: usize): void {
 }
 
 /**
- * One row in the given form. `row` is `cols` f32; `padded` their padded number; `weight` the norm's (0: no norm); `temporary` room for
- * `padded` f32, used when quantising; `blockStride` bytes from a quantised block to the row's next.
+ * Prepares one row in the given form. `row`: `cols` f32 values, padded to `padded`. `weight`: that of the norm (0: no norm). `temporary`: memory for
+ * `padded` f32, used when quantising. `blockStride`: bytes between a row's quantised blocks.
  */
 export function prepareRow(
   form: i32,

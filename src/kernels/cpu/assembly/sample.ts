@@ -1,24 +1,24 @@
-// Draws a token from each row of logits, as src/kernels/sampling.ts defines it: the same f32 operations in the same order, so the same token to
-// the bit but for top-p's masses, whose exponentials are f32 here. A unit of work is a row.
+// Draws a token from each row of logits as src/kernels/sampling.ts defines it, with the same f32 operations in the same order. So the token is the same,
+// except that top-p uses f32 exponentials here. A work unit is a row.
 //
-// A vocabulary of 262,144 is gone through as few times as can be: what top-k and top-p cut at is looked for among the few tokens above a bound
-// that is known to lie below it.
+// A vocabulary can have 262,144 tokens, so passes over it are kept few: the thresholds of top-k and top-p are searched only among the few tokens above
+// a lower bound of the threshold.
 import { scratch, takeUnits } from './pool'
 import { exp, maxLanes } from './simd'
 
-/** Logits at or below this are out. */
+/** Tokens with logits at or below this are excluded. */
 const BANNED_LOGIT: f32 = -1e30
-/** Temperatures below the one that is greedy. */
+/** The kind of a spec that takes the largest logit, without noise. */
 const GREEDY: i32 = 1
-/** Tokens whose largest stands for all of them when top-k's bound is looked for. */
+/** Tokens per group in the search for top-k's bound, which uses only the largest of each group. */
 const GROUP: i32 = 64
-/** Candidates that are drawn from one by one; of more, the whole vocabulary is gone through four at a time. */
+/** Up to this many candidates are drawn from one by one; with more, the whole vocabulary is processed, four tokens at a time. */
 const MAX_LISTED: i32 = 8192
-/** By how much the bound of top-p lies lower than it would have to without rounding. */
+/** How much the bound of top-p is lowered to allow for rounding. */
 const MASS_SLACK: f32 = 0.1
-/** No noise reaches it. */
+/** An upper bound of the noise. */
 const LARGEST_NOISE: f32 = 23
-/** Above ln 2, and what is added to a bound made of it: by more than the f32 rounding of noise and scores near the best. */
+/** A value above ln 2, and a margin for bounds computed from it: both exceed the f32 rounding errors of noise and of scores near the best. */
 const LN2_BOUND: f32 = 0.69315412
 const BOUND_SLACK: f32 = 1e-4
 
@@ -41,12 +41,12 @@ class SampleSpec {
   topK: i32 // 0: all
   topP: f32
   inverseTemperature: f32
-  minZ: f32 // what z must reach for min-p, at least BANNED_LOGIT
+  minZ: f32 // min-p's threshold on z, at least BANNED_LOGIT
   key0: u32
   key1: u32
   penalty: f32
   inversePenalty: f32
-  entries: usize // Entry[numEntries], the penalised ones first; their tokens are distinct
+  entries: usize // Entry[numEntries] with distinct tokens, penalised ones first
   numPenalized: i32
   numEntries: i32
   mask: usize // 0: none
@@ -69,7 +69,7 @@ export function sample(c: SampleCommand): void {
     const spec = changetype<SampleSpec>(c.specs + <usize>row * offsetof<SampleSpec>())
     let logits = c.logits + c.stride * row
     if (spec.numEntries > 0 || spec.mask != 0) {
-      // The raw ones stay: log-probabilities are read off them.
+      // The raw logits must stay, because log-probabilities are computed from them.
       memory.copy(scratch, logits, bytes)
       logits = scratch
       adjust(spec, logits, c.vocab)
@@ -83,7 +83,7 @@ export function sample(c: SampleCommand): void {
   }
 }
 
-/** Penalties, adjustments and the mask, in place. */
+/** Applies penalties, adjustments and the mask, in place. */
 function adjust(spec: SampleSpec, logits: usize, vocab: i32): void {
   for (let i = 0; i < spec.numEntries; i++) {
     const entry = changetype<Entry>(spec.entries + <usize>i * offsetof<Entry>())
@@ -128,11 +128,11 @@ function argmax(logits: usize, vocab: i32): i32 {
       token = t
     }
   }
-  // A row of nothing but NaN has no largest.
+  // A row of NaN only has no largest logit.
   return token == i32.MAX_VALUE ? 0 : token
 }
 
-/** `lists`: room for three lists of `bytes`, and 256 sums. */
+/** @param lists memory for three lists of `bytes` each, and 256 sums */
 function draw(
   spec: SampleSpec,
   logits: usize,
@@ -152,11 +152,11 @@ function draw(
   const sums = masses + bytes
   let bound = spec.minZ
   let total: f64 = 0
-  // Top-p goes by all that top-k leaves, also by what min-p cuts.
+  // Top-p counts all tokens that top-k leaves, even those that min-p cuts.
   if (byCount) bound = countBound(spec, logits, largest, vocab, z, sums)
   else if (spec.topP < 1) {
     total = massOf(spec, logits, largest, vocab)
-    // All tokens below it together have less than what top-p leaves out.
+    // All tokens below this bound together have less mass than top-p leaves out.
     bound = max(BANNED_LOGIT, logOf(<f32>((1 - <f64>spec.topP) * total) / <f32>vocab) - MASS_SLACK)
   }
   const count = gather(spec, logits, largest, vocab, bound, tokens, z)
@@ -196,7 +196,7 @@ function relative(at: usize, maxima: v128, inverse: v128): v128 {
   return f32x4.mul(f32x4.sub(v128.load(at), maxima), inverse)
 }
 
-/** A z that at least topK tokens reach: the topK-th largest of what the largest of each group is. */
+/** A z that at least topK tokens reach: the topK-th largest of the groups' maxima. */
 function countBound(spec: SampleSpec, logits: usize, largest: f32, vocab: i32, z: usize, sums: usize): f32 {
   const numGroups = vocab / GROUP
   if (spec.topK > numGroups) return BANNED_LOGIT
@@ -232,7 +232,7 @@ function massOf(spec: SampleSpec, logits: usize, largest: f32, vocab: i32): f64 
   return sum
 }
 
-/** Lists the tokens whose z is at least `bound`, and z, in ascending order of ids; how many there are. */
+/** Lists the tokens with z of at least `bound`, and their z, in ascending order of ids. Returns their number. */
 function gather(spec: SampleSpec, logits: usize, largest: f32, vocab: i32, bound: f32, tokens: usize, z: usize): i32 {
   const maxima = f32x4.splat(largest)
   const inverse = f32x4.splat(spec.inverseTemperature)
@@ -256,7 +256,7 @@ function gather(spec: SampleSpec, logits: usize, largest: f32, vocab: i32, bound
   return <i32>count
 }
 
-/** e^z of the listed tokens, 0 below the floor; their sum. */
+/** Computes e^z of the listed tokens, 0 for those below the floor. Returns their sum. */
 function listMasses(z: usize, masses: usize, count: i32, floor: f32): f64 {
   for (let i = 0; i < count; i += 4) {
     const values = v128.load(z + (<usize>i << 2))
@@ -284,8 +284,8 @@ function drawFromAll(spec: SampleSpec, logits: usize, largest: f32, vocab: i32, 
     const reach = max(threshold, bestScore - LARGEST_NOISE)
     if (!v128.any_true(f32x4.ge(z, f32x4.splat(reach)))) continue
     const hash = mix(v128.xor(mix(v128.xor(index, key0)), key1))
-    // gumbel < -ln v <= (leading zeros + 1) ln 2, here from the exponent of the noise's upper 24 bits: nearly every token is out before its
-    // logarithms.
+    // gumbel < -ln v <= (leading zeros + 1) ln 2, computed from the exponent of the noise's upper 24 bits: this bound rules out nearly every token
+    // before its logarithms are computed.
     const exponent = i32x4.shr_u(f32x4.convert_i32x4_s(i32x4.shr_u(hash, 8)), 23)
     const zeros = f32x4.convert_i32x4_s(i32x4.sub(i32x4.splat(127 + 24), exponent))
     const noise = f32x4.add(f32x4.mul(zeros, f32x4.splat(LN2_BOUND)), f32x4.splat(BOUND_SLACK))
@@ -308,8 +308,8 @@ function drawFromAll(spec: SampleSpec, logits: usize, largest: f32, vocab: i32, 
 }
 
 /**
- * The largest z at which the tokens at or above it reach `target`, in number (masses 0) or in mass: a radix descent over the bits of |z|, which
- * order non-positive floats from the largest down. `sums`: room for 256 f64.
+ * The largest z such that the tokens at or above it reach `target`, in number (`masses` 0) or in mass. Radix select over the bits of |z|, which
+ * order non-positive floats from the largest down. `sums`: memory for 256 f64.
  */
 function select(z: usize, masses: usize, vocab: i32, target: f64, floor: f32, sums: usize): f32 {
   let prefix: u32 = 0
@@ -335,7 +335,7 @@ function select(z: usize, masses: usize, vocab: i32, target: f64, floor: f32, su
       if (reached + sum >= target) break
       reached += sum
     }
-    // Rounding may leave the sum below a target of all the mass: the last digit is then the last one there is, and nothing is cut.
+    // Rounding can leave the sum below a target of the whole mass: then the last non-empty digit is chosen, and no token is cut.
     prefix |= chosen << shift
   }
   return -reinterpret<f32>(prefix)
@@ -379,7 +379,7 @@ function logOf(x: f32): f32 {
   return log1pSmall(reinterpret<f32>(word - (exponent << 23)) - 1) + tail + <f32>exponent * <f32>0.693359375
 }
 
-/** Standard Gumbel noise of 32 random bits, of which the 24 leading ones count. */
+/** Standard Gumbel noise from the 24 leading bits of 32 random bits. */
 function gumbel(hash: u32): f32 {
   const excess = 8 - <i32>clz(hash)
   const kept: u32 = excess > 0 ? (hash >> excess) << excess : hash

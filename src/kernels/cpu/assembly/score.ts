@@ -1,5 +1,5 @@
-// What a token's log-probability takes of a row of logits: the largest, the sum of exponentials, the token's rank and the likeliest tokens, as
-// tokenLogprobs of src/kernels/sampling.ts defines them, but with f32 exponentials. A unit of work is a row.
+// Computes what log-probabilities need from a row of logits: the largest logit, the sum of exponentials, the target's rank and the most likely
+// tokens. tokenLogprobs of src/kernels/sampling.ts is the definition; exponentials are f32 here. A work unit is a row.
 import { takeUnits } from './pool'
 import { exp, maxLanes } from './simd'
 
@@ -11,21 +11,21 @@ export class ScoreCommand {
   stride: usize
   vocab: i32
   scores: usize // Score[rows]
-  targets: usize // i32[rows], tokens that an earlier command drew; 0: the scores' own
+  targets: usize // i32[rows], tokens that an earlier command drew; 0: the targets are in the scores
   counter: i32
 }
 
-/** score-rows.ts writes and reads them. */
+/** One row's target and results; score-rows.ts writes and reads it. */
 @unmanaged
 class Score {
   sum: f64 // of exp(logit - largest)
   largest: f32
   target: i32
   rank: i32 // of the target, from 1
-  topN: i32 // -1: not asked for
+  topN: i32 // -1: the row is not scored
 }
 
-/** Bytes of a Score with room for the ids of the likeliest tokens behind it. */
+/** Bytes of a Score, including the ids of the most likely tokens, which follow its fields. */
 const SCORE_BYTES: usize = 128
 const TOP: usize = 24
 
@@ -78,13 +78,13 @@ function scoreRow(logits: usize, vocab: i32, score: Score): void {
   if (score.topN > 0) likeliest(logits, vocab, changetype<usize>(score) + TOP, score.topN)
 }
 
-/** The ids of the topN largest logits, largest first, the lower id first of equals. */
+/** Writes the ids of the topN largest logits, largest first; ties lowest id first. */
 function likeliest(logits: usize, vocab: i32, top: usize, topN: i32): void {
   let count = 0
   let least: f32 = -Infinity
   for (let t = 0; t < vocab; t += 4) {
     const end = min(t + 4, vocab)
-    // Nearly every four are all below the least of those found.
+    // Nearly always, all four logits are below the smallest one found so far.
     if (count == topN && end - t == 4) {
       if (!v128.any_true(f32x4.gt(v128.load(logits + (<usize>t << 2)), f32x4.splat(least)))) continue
     }
