@@ -80,7 +80,7 @@ export class AttentionKernels {
     const unit = this.#isKvQ8 ? 16 : 8
     const odd = layers.find(({ headDim }) => headDim % unit !== 0)
     if (odd !== undefined)
-      throw new Error(`head dim ${odd.headDim} is not a multiple of ${unit}, as the KV pool wants it`)
+      throw new Error(`head dim ${odd.headDim} is not a multiple of ${unit}, which the KV pool needs`)
     const { device, capabilities } = this.#context
     const most = this.maxBlocks(layout)
     if (numBlocks > most) {
@@ -126,7 +126,7 @@ export class AttentionKernels {
         `qkvRopeStore: ${source.cols} -> ${target.cols} does not fit ${numHeads} + 2 x ${numStored} heads of ${headDim}`,
       )
     }
-    if (vNorm !== null && qkNorm?.kind !== 'head') throw new Error('v is normalised by heads where q and k are')
+    if (vNorm !== null && qkNorm?.kind !== 'head') throw new Error('qkvRopeStore: vNorm needs a qkNorm of kind head')
     const { blockSize } = this.layout
     const pool = this.#pool(options)
     const params = [
@@ -243,7 +243,7 @@ export class AttentionKernels {
       },
       launch: (numRows) => {
         const input = stepRows === 'all' ? this.#input : this.#outputs
-        if (input === null) throw new Error('attention outside a step')
+        if (input === null) throw new Error('attention was called outside beginStep .. endStep')
         const { ofAll, ofOutputs } = (settled ??= settle())
         const { plan, singles, tiles, reduce } = input === this.#input ? ofAll : ofOutputs
         plan.prepare(input, context.step)

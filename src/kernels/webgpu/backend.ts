@@ -339,7 +339,7 @@ export class WebGpuBackend extends GpuMemory implements InspectableBackend {
     const rows = values.length / cols
     if (!Number.isInteger(rows) || rows > this.options.limits.maxRows) {
       throw new Error(
-        `debugWrite ${activation.label}: ${values.length} values are no ${this.options.limits.maxRows} rows or fewer of ${cols}`,
+        `debugWrite ${activation.label}: ${values.length} values are not at most ${this.options.limits.maxRows} whole rows of ${cols}`,
       )
     }
     const padded = new Float32Array(rows * stride)

@@ -77,7 +77,7 @@ class ExpertUpload {
     if (planned.shards.length > 1) throw new Error(`${this.#label}: one expert exceeds the adapter's largest binding`)
     const { FORMAT, FP4, GROUP, MINS } = planned.form
     if (form.FORMAT !== FORMAT || form.FP4 !== FP4 || form.GROUP !== GROUP || form.MINS !== MINS)
-      throw new Error(`${this.#label}: experts in different formats`)
+      throw new Error(`${this.#label}: all experts must have the same format`)
     return planned
   }
 

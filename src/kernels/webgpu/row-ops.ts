@@ -38,7 +38,8 @@ function streamsSource(N: number, ACTIVE: number, corrects: boolean): KernelSour
 export function rmsNorm(context: GpuContext, out: Activation, x: Activation, { weight, eps }: Norm): PreparedOp {
   const { target, source } = pairOf(context, out, x)
   const width = weight.length
-  if (source.cols % width !== 0) throw new Error(`rmsNorm: ${source.cols} columns in groups of ${width}`)
+  if (source.cols % width !== 0)
+    throw new Error(`rmsNorm: ${source.cols} columns do not divide into groups of ${width}`)
   const isInPlace = target === source
   const kernel = normSource(isInPlace)
   const params = [width, source.stride, target.stride, { f32: 1 / width }, { f32: eps }]
@@ -57,7 +58,9 @@ export function addRows(context: GpuContext, residual: Activation, x: Activation
 export function multiplyRows(context: GpuContext, x: Activation, { x: y, offset }: Columns): PreparedOp {
   const [target, source] = [context.activation(x), context.activation(y)]
   if (offset + target.cols > source.cols)
-    throw new Error(`multiply: columns ${offset} .. ${offset + target.cols - 1} of ${source.cols}`)
+    throw new Error(
+      `multiply: columns ${offset} .. ${offset + target.cols - 1} exceed the ${source.cols} of ${y.label}`,
+    )
   return pair(context, target, source, offset, null)
 }
 
@@ -69,7 +72,7 @@ function pair(
   offset: number,
   scale: number | null,
 ): PreparedOp {
-  if (target === source) throw new Error(`${target.label} with itself`)
+  if (target === source) throw new Error(`${target.label}: add and multiply need two different activations`)
   const kernel = pairSource(scale === null)
   const params = [target.cols, target.stride, source.stride, offset, { f32: scale ?? 1 }]
   const launch = new Launch(context, kernel, bind(context, 'pair', PAIR, params, [source.buffer, target.buffer]))
@@ -87,7 +90,7 @@ export function sparseGelu(context: GpuContext, x: Activation, deviations: numbe
 /** x *= rms(reference) / rms(x) */
 export function matchLength(context: GpuContext, x: Activation, reference: Activation): PreparedOp {
   const { target, source } = pairOf(context, x, reference)
-  if (target === source) throw new Error(`${x.label} with itself`)
+  if (target === source) throw new Error(`matchLength: ${x.label} cannot be its own reference`)
   const params = [target.cols, target.stride, source.stride, { f32: 1 / target.cols }]
   const group = bind(context, 'matchLength', PAIR, params, [source.buffer, target.buffer])
   const launch = new Launch(context, MATCH_LENGTH_SOURCE, group)
