@@ -1,5 +1,5 @@
-// The module's entry points. A thread has an instance for each memory and calls `start` of each once. The coordinating thread then calls `setProgram`
-// of the program's memory, `announce` of the first and `execute` of the program's; the others call `serve` of the first.
+// The module's entry points. A thread has one instance per memory and calls `start` of each once. To run a program, the coordinating thread calls
+// `setProgram` in the program's memory, `announce` in the first memory and `execute` in the program's. The other threads call `serve` in the first.
 import { attention } from './attention'
 import { headProducts, HeadProductsCommand } from './attention-bias'
 import { AttentionCommand } from './attention-kv'
@@ -33,21 +33,21 @@ import {
 } from './pool'
 export { announce, setProgram } from './pool'
 
-/** Runs `execute` of this thread's instance for another memory. */
+/** Calls `execute` of this thread's instance for another memory. */
 // @ts-ignore: decorator
 @external('env', 'executeIn')
 declare function executeIn(memory: i32): void
 
 /** Bytes of a command. */
 const COMMAND: usize = 128
-/** A program starts with a header of this size: the scratch base, bytes of it a thread. */
+/** Bytes of a program's header: the address of the scratch memory, and its bytes per thread. */
 const HEADER: usize = 64
 
 export function start(control: usize, thread: i32, numThreads: i32): void {
   startThread(control, thread, numThreads)
 }
 
-/** Runs programs until the pool is stopped. `epoch`: the count of programs announced when the thread was made. */
+/** Runs programs until the pool is stopped. `epoch`: the number of programs announced when the thread was created. */
 export function serve(epoch: i32): void {
   for (;;) {
     epoch = awaitProgram(epoch)
@@ -58,7 +58,7 @@ export function serve(epoch: i32): void {
   }
 }
 
-/** This thread's share of the program that is set in this memory; returns when every command of it is done. */
+/** Runs this thread's share of the program set in this memory; returns when all its commands are done. */
 export function execute(): void {
   const program = programAddress()
   const length = programLength()

@@ -1,4 +1,4 @@
-// Weight matrices from rows as they arrive to panels. A unit is one panel; the source rows of a batch of panels lie in staging memory.
+// Packs rows of weight matrices into panels. A work unit is one panel; the source rows of a batch of panels are in staging memory.
 import { takeUnits } from './pool'
 import { narrow } from './simd'
 import { packSuperRow } from './pack-super'
@@ -66,8 +66,8 @@ export function powerOfTwo(n: i32): f32 {
 }
 
 /**
- * f16 values keep their value exactly; a panel without large ones is stored times 2^10, so that its subnormals become normal numbers (a subnormal
- * operand costs some processors a hundred cycles).
+ * Packs f16 values exactly. A panel without large values is stored times 2^10, so that subnormals become normal numbers: a subnormal operand costs
+ * some processors a hundred cycles.
  */
 function packHalf(c: PackCommand, first: i32, rows: i32, dst: usize, factor: usize): void {
   memory.fill(dst, 0, c.padded << 5)
@@ -128,8 +128,8 @@ export function spread(nibbles: u32): u32 {
 }
 
 /**
- * Scales and minimums are stored as f16 times a power of two of the panel's own, which puts the largest between 2^14 and 2^15: rounding to 11 bits
- * of fraction, the error int8 activations make is a hundred times larger.
+ * Scales and minimums are stored as f16, times a power of two per panel that puts the largest between 2^14 and 2^15. This rounds them to 11 bits; the
+ * rounding error of int8 activations is a hundred times larger.
  */
 function packQuantized(c: PackCommand, first: i32, rows: i32, dst: usize, factor: usize): void {
   memory.fill(dst, 0, c.panelBytes)
