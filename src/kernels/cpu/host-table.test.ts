@@ -4,7 +4,8 @@ import type { PackedMatrix, StoredMatrix } from '../backend.ts'
 import type { InspectableBackend } from '../inspect.ts'
 import { createCpuBackend } from './backend.ts'
 
-const [ROWS, COLS] = [16_400, 64]
+// A whole block of K-quants, which have sub-scales.
+const [ROWS, COLS] = [16_400, 256]
 const IDS = Int32Array.of(0, 16_399, 16_384, 16_383, 7)
 const LIMITS = { maxRows: 8, maxSequences: 8, maxSampleRows: 1, maxBlocksPerSequence: 1 }
 
@@ -72,6 +73,6 @@ test('a product with a matrix that no memory has room for is refused by name', a
   const values = randomValues(5, 8192 * COLS)
   const head = await backend.loadMatrix('lm_head', 8192, COLS, { format: 'f32', values })
   const [out, x] = [backend.createActivation('out', 8192), backend.createActivation('x', COLS)]
-  expect(() => backend.linear(out, x, head, {})).toThrow(/^lm_head: no product with 8192 x 64 f32 fits/)
+  expect(() => backend.linear(out, x, head, {})).toThrow(/^lm_head: no product with 8192 x 256 f32 fits/)
   await backend.close()
 })
