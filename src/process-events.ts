@@ -10,8 +10,13 @@ export const EXPORT_FLUSH_MS = 5_000
  * After an uncaught exception the state of the process is unknown: open traces are ended and exported, and the process exits with 1. The
  * message of the exception may quote a request, so it is not logged.
  */
-export function handleCrashes(observability: Observability): { release(): void } {
+export function handleCrashes(observability: Observability): {
+  /** @param close awaited before the exit: it has to settle within a time of its own */
+  closeFirst(close: () => Promise<unknown>): void
+  release(): void
+} {
   let isCrashing = false
+  let close: () => Promise<unknown> = async () => {}
   const onCrash = (thrown: unknown) => {
     if (isCrashing) return
     isCrashing = true
@@ -20,12 +25,16 @@ export function handleCrashes(observability: Observability): { release(): void }
       'miniserve: ended by an unexpected error; the log line process.crashed has its class and where it came from\n',
     )
     const exit = () => process.exit(1)
-    // Exits even if the shutdown fails.
-    void observability.shutdown(EXPORT_FLUSH_MS, { crash: thrown ?? new Error('nothing') }).then(exit, exit)
+    // Exits even if either fails.
+    const ended = [observability.shutdown(EXPORT_FLUSH_MS, { crash: thrown ?? new Error('nothing') }), close()]
+    void Promise.allSettled(ended).then(exit)
   }
   process.on('uncaughtException', onCrash)
   process.on('unhandledRejection', onCrash)
   return {
+    closeFirst(given) {
+      close = given
+    },
     release() {
       process.off('uncaughtException', onCrash)
       process.off('unhandledRejection', onCrash)

@@ -94,6 +94,8 @@ export async function serve(config: Config, build: BuildInfo): Promise<number> {
       if (hasStarted) logger.error('model.load_failed', { model, error })
     },
   })
+  // The driver aborts the process if its thread is taken down while kernels are compiled.
+  crashes.closeFirst(() => within(ABANDON_MS, Promise.allSettled([state.models.close()])))
   observability.metrics.observeEngine({
     gauges: () => ({
       ...state.stats(),
