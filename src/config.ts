@@ -113,7 +113,7 @@ export function parseCommandLine(
     const result = setting.type.safeParse(value.raw)
     if (!result.success) {
       const expected = result.error.issues[0]?.message ?? 'another value'
-      const found = setting.isSecret ? 'another' : withoutPasswords(JSON.stringify(value.raw))
+      const found = setting.isSecret || setting.isUnquoted ? 'another' : JSON.stringify(value.raw)
       throw new ConfigError(`${where}: expected ${expected}, found ${found}`)
     }
     values[setting.key] = result.data
@@ -144,9 +144,6 @@ export function parseCommandLine(
     },
   }
 }
-
-/** Replaces the user and password in URLs with an ellipsis. */
-const withoutPasswords = (text: string): string => text.replaceAll(/\/\/[^"\s]*@/g, '//…@')
 
 /** Throws ConfigError for a flag that belongs to another command. */
 function requireFlagsOf(command: CommandLine['command'], given: Readonly<Record<string, ParsedValue>>): void {

@@ -9,6 +9,7 @@ import { createServer as createTlsServer } from 'node:tls'
 import { gunzipSync } from 'node:zlib'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest'
 import { OtlpReceiver } from '../../test/e2e/otlp-receiver.ts'
+import { batchSettings, createLogExporter, createMetricExporter, createSpanExporter } from './otlp-exporter.ts'
 import { play, testObservability, type TestObservability } from '../../test/observability/scenario.ts'
 
 const PROTOCOLS = ['grpc', 'http/protobuf', 'http/json'] as const
@@ -203,6 +204,31 @@ describe('over TLS', () => {
         .join('\n'),
     ).toMatch(/could not be exported/)
   })
+})
+
+it.each(['x-api-key=sk-SECRET%0A', 'bad SECRET=1', 'a$SECRET=1'])(
+  'the headers %j cannot be used: each signal is reported without them and not exported',
+  (headers) => {
+    vi.stubEnv('OTEL_EXPORTER_OTLP_HEADERS', headers)
+    start(ALL_SIGNALS)
+    const reports: string[] = []
+    const report = (detail: string) => void reports.push(detail)
+    expect([createSpanExporter(receiver.url, report), createLogExporter(report), createMetricExporter(report)]).toEqual(
+      [null, null, null],
+    )
+    expect(reports).toEqual(
+      ['traces', 'logs', 'metrics'].map(
+        (signal) => `the settings of the OTLP exporter of ${signal} cannot be used: they are not exported`,
+      ),
+    )
+    expect(JSON.stringify(observability.lines)).not.toContain('SECRET')
+  },
+)
+
+it('a size of the queue that the code gives wins over the variable, and the variable over the default', () => {
+  start({ OTEL_BSP_MAX_QUEUE_SIZE: '16' })
+  expect(batchSettings('OTEL_BSP', 64, 32)).toMatchObject({ maxQueueSize: 16, maxExportBatchSize: 16 })
+  expect(batchSettings('OTEL_BSP', 64, 32, 8)).toMatchObject({ maxQueueSize: 8, maxExportBatchSize: 8 })
 })
 
 describe('the opt-ins', () => {

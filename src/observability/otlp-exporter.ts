@@ -47,9 +47,10 @@ export function positiveFromEnv(name: string, fallback: number): number {
  * Settings of a batch processor.
  * @param prefix OTEL_BSP for spans, OTEL_BLRP for log records.
  * @param queueSize items that may wait, if no variable says otherwise
+ * @param given items that may wait, whatever the variable says
  */
-export function batchSettings(prefix: 'OTEL_BSP' | 'OTEL_BLRP', queueSize: number, batchSize: number) {
-  const maxQueueSize = positiveFromEnv(`${prefix}_MAX_QUEUE_SIZE`, queueSize)
+export function batchSettings(prefix: 'OTEL_BSP' | 'OTEL_BLRP', queueSize: number, batchSize: number, given?: number) {
+  const maxQueueSize = given ?? positiveFromEnv(`${prefix}_MAX_QUEUE_SIZE`, queueSize)
   return {
     maxQueueSize,
     maxExportBatchSize: Math.min(positiveFromEnv(`${prefix}_MAX_EXPORT_BATCH_SIZE`, batchSize), maxQueueSize),
@@ -95,24 +96,47 @@ function load(signal: Signal, protocol: Protocol): Exporters {
   return require(`@opentelemetry/exporter-${kind}-otlp-${PACKAGE_SUFFIX[protocol]}`) as Exporters
 }
 
-/** An exporter of spans to an endpoint. It connects on the first export. Null if spans are not exported; a wrong endpoint is reported. */
+/**
+ * Creates an exporter. gRPC's refuse headers that are no metadata, with an error that quotes them: it is not repeated, because headers
+ * contain keys.
+ * @returns null, after a report, if the settings cannot be used
+ */
+function built<E>(signal: Signal, create: () => E, report: Report): E | null {
+  try {
+    return create()
+  } catch {
+    report(`the settings of the OTLP exporter of ${signal} cannot be used: they are not exported`)
+    return null
+  }
+}
+
+/**
+ * An exporter of spans to an endpoint. It connects on the first export. Null if spans are not exported; settings that cannot be used are
+ * reported.
+ * @throws Error if an update of the package has moved its serializer
+ */
 export function createSpanExporter(endpoint: string, report: Report): SpanExporter | null {
   const target = targetOf('traces', endpoint, report)
   if (!target) return null
   const { OTLPTraceExporter } = load('traces', target.protocol)
-  return withEncoder(new OTLPTraceExporter(target), target.protocol === 'http/json' ? encodeJson : encodeTraceRequest)
+  const exporter = built('traces', () => new OTLPTraceExporter(target), report)
+  return exporter && withEncoder(exporter, target.protocol === 'http/json' ? encodeJson : encodeTraceRequest)
 }
 
-/** An exporter of log records. Null if they are not exported; a wrong endpoint is reported. */
+/** An exporter of log records. Null if they are not exported; settings that cannot be used are reported. */
 export function createLogExporter(report: Report): LogRecordExporter | null {
   const target = targetOf('logs', null, report)
-  return target && new (load('logs', target.protocol).OTLPLogExporter)(target)
+  if (!target) return null
+  const { OTLPLogExporter } = load('logs', target.protocol)
+  return built('logs', () => new OTLPLogExporter(target), report)
 }
 
-/** An exporter of metrics. Null if they are not exported; a wrong endpoint is reported. */
+/** An exporter of metrics. Null if they are not exported; settings that cannot be used are reported. */
 export function createMetricExporter(report: Report): PushMetricExporter | null {
   const target = targetOf('metrics', null, report)
-  return target && new (load('metrics', target.protocol).OTLPMetricExporter)(target)
+  if (!target) return null
+  const { OTLPMetricExporter } = load('metrics', target.protocol)
+  return built('metrics', () => new OTLPMetricExporter(target), report)
 }
 
 interface Target {

@@ -146,6 +146,10 @@ describe('the validator', () => {
     attributes: span.attributes.filter((attribute) => attribute.key !== key),
   })
 
+  it('takes a negative seed, which is no count', () => {
+    expect(rulesAfter('http.handler', withAttribute('gen_ai.request.seed', { intValue: '-5' }))).toEqual([])
+  })
+
   it.each([
     ['a count as text', 'llm.prefill', withAttribute('llm.tokens.in', { stringValue: '12' }), 'attribute.type'],
     [

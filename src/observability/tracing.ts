@@ -60,6 +60,7 @@ interface TracingOptions {
   readonly onLooseSpan: (span: ReadableSpan) => void
   /** Replaces the OTLP exporter. */
   readonly exporter?: SpanExporter
+  /** Spans that may wait for export; it wins over OTEL_BSP_MAX_QUEUE_SIZE. */
   readonly queueSize?: number
 }
 
@@ -85,7 +86,7 @@ export function createTracing(options: TracingOptions): Tracing {
   const { resource, report } = options
   const exporter =
     options.exporter ?? (options.otlpEndpoint === null ? null : createSpanExporter(options.otlpEndpoint, report))
-  const settings = batchSettings('OTEL_BSP', options.queueSize ?? QUEUE_SIZE, BATCH_SIZE)
+  const settings = batchSettings('OTEL_BSP', QUEUE_SIZE, BATCH_SIZE, options.queueSize)
   const patient = exporter && new PatientExporter(exporter, counter, 'spans', report)
   const batch = patient && new BatchSpanProcessor(patient, settings)
   const gate = new ExportGate(batch, counter, settings.maxQueueSize, options)

@@ -168,7 +168,7 @@ class Validation {
     const found = typeOf(value)
     if (found !== spec.type) {
       this.add(span, 'attribute.type', `${name}: expected ${spec.type}, found ${found}`)
-    } else if (spec.type === 'int' && Number(value.intValue) < 0) {
+    } else if (spec.type === 'int' && spec.isSigned !== true && Number(value.intValue) < 0) {
       this.add(span, 'attribute.value', `${name}: expected a count of at least 0, found ${String(value.intValue)}`)
     } else if (spec.oneOf && !spec.oneOf.includes(String(value.stringValue))) {
       this.add(

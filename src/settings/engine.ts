@@ -83,6 +83,7 @@ export const engineSettings = {
     flag: 'engine-url',
     env: 'MINISERVE_ENGINE_URL',
     value: 'URL',
+    isUnquoted: true,
     help: 'URL of an OpenAI-compatible engine to use instead of the local one; repeat it for several engines with the same model',
     defaultText: 'none: the local engine',
   }),

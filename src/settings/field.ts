@@ -9,6 +9,8 @@ export interface FieldMeta {
   readonly help: string
   /** Messages do not quote it. A variable that is set and blank is refused: what should have filled it is missing. */
   readonly isSecret?: true
+  /** Messages do not quote it: it may contain a password, as a URL may in places that no pattern finds. */
+  readonly isUnquoted?: true
   /** What `--help` and the docs print as the default when it is not the plain value. */
   readonly defaultText?: string
 }

@@ -8,6 +8,7 @@ export const observabilitySettings = {
     flag: 'otlp-traces-endpoint',
     env: 'OTEL_EXPORTER_OTLP_TRACES_ENDPOINT',
     value: 'URL',
+    isUnquoted: true,
     help: 'OTLP endpoint for spans, over OTEL_EXPORTER_OTLP_PROTOCOL (grpc, http/protobuf, http/json); OTEL_EXPORTER_OTLP_ENDPOINT is used when this is not set',
     defaultText: 'none: nothing is dialled',
   }),

@@ -17,6 +17,7 @@ export const retrievalSettings = {
     flag: 'rag-store-url',
     env: 'MINISERVE_RAG_STORE_URL',
     value: 'URL',
+    isUnquoted: true,
     help: 'postgres://… for --rag-store pgvector',
   }),
   embeddingModel: field(nonEmptyText.nullable().default(null), {

@@ -50,6 +50,7 @@ export const serverSettings = {
   corsOrigins: field(z.array(origin).default([]), {
     flag: 'cors-origin',
     value: 'ORIGIN',
+    isUnquoted: true,
     help: 'origin allowed to call from a browser, or *; repeatable',
     defaultText: 'none',
   }),

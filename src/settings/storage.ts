@@ -28,6 +28,10 @@ export const storageSettings = {
     defaultText: '$HF_HOME/hub',
   }),
   hfToken: field(nonEmptyText.nullable().default(null), { env: 'HF_TOKEN', help: 'hub token, for gated models' }),
-  hfEndpoint: field(url.default('https://huggingface.co'), { env: 'HF_ENDPOINT', help: 'URL of the hub' }),
+  hfEndpoint: field(url.default('https://huggingface.co'), {
+    env: 'HF_ENDPOINT',
+    isUnquoted: true,
+    help: 'URL of the hub',
+  }),
   hfOffline: field(truthy.default(false), { env: 'HF_HUB_OFFLINE', help: 'never call the hub' }),
 }

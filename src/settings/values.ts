@@ -67,8 +67,13 @@ export const choiceOf = <const T extends readonly [string, ...string[]]>(values:
     .transform((value) => values.find((known) => known.toLowerCase() === value.toLowerCase()) ?? value)
     .pipe(z.enum(values, { error: `one of ${values.join(', ')}` }))
 
-/** As pg takes them. */
-export const postgresUrl = z.string().regex(/^postgres(?:ql)?:\/\/\S+$/, 'a URL that begins with postgres://')
+/** As pg takes them: a URL, or the folder of a Unix socket and perhaps a database (`/var/run/postgresql rag`, `socket:/run?db=rag`). */
+export const postgresUrl = z
+  .string()
+  .regex(
+    /^(?:postgres(?:ql)?:\/\/\S+|socket:\/?\/\S+|\/\S*(?: \S+)?)$/,
+    'a URL that begins with postgres://, or a Unix socket such as "/var/run/postgresql DATABASE"',
+  )
 export const nonEmptyText = z.string().min(1, 'a value')
 /** Of bytes that every client writes alike into a header. */
 export const secret = z

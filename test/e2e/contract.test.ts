@@ -133,6 +133,8 @@ it('records the least values that a request may have', async () => {
   )!
   expect(String(root.attributes['gen_ai.request.seed']?.intValue)).toBe(`${Number.MIN_SAFE_INTEGER}`)
   expect(root.attributes).not.toHaveProperty('gen_ai.request.top_k')
+  const validation = await server.get(`/v1/traces/${response.headers.get('x-trace-id')}/validate`)
+  expect(await validation.json()).toMatchObject({ ok: true, breaches: [] })
   expect(await (await server.get('/metrics')).text()).not.toMatch(/^miniserve_trace_breaches_total\{/m)
 })
 
