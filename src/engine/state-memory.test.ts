@@ -178,3 +178,35 @@ describe('the prefix cache of a model with states', () => {
     await engine.close()
   })
 })
+
+it.each([
+  [9, 4, 3, 0],
+  [9, 8, 2, 3],
+  [33, 16, 11, 0],
+])(
+  'a newcomer finds a slot: %i slots, %i sequences at most, %i grammars run ahead beside %i others',
+  async (numStateSlots, maxNumSeqs, numBound, numOthers) => {
+    const sizes = { ...BOUND_SIZES, numBlocks: 2000, maxNumBatchedTokens: 32, maxModelLen: 640, numStateSlots }
+    const { engine, events, errors } = setup({ runAhead: 1, maxNumSeqs, prefixCaching: false }, sizes)
+    const numSteps = () => ofType(events, 'step').length
+    const prompt = (seed: number) => [{ ids: text(5, seed) }]
+    const structured = { kind: 'regex', pattern: '[a-f]{499}[a-z]*' } as const
+    // Compiles the grammar: the others would be done by then.
+    await collect(engine, request({ prompts: prompt(50), maxTokens: 2, structured }))
+    const others = Array.from({ length: numOthers }, (_, i) =>
+      collect(engine, request({ prompts: prompt(20 + i), maxTokens: 500, ignoreEos: true })),
+    )
+    const bound = Array.from({ length: numBound }, (_, i) =>
+      collect(engine, request({ prompts: prompt(i), maxTokens: 500, structured })),
+    )
+    await until(() => engine.stats().numRunning === numBound + numOthers)
+    const joined = numSteps()
+    await until(() => numSteps() > joined + 20)
+    const before = numSteps()
+    await collect(engine, request({ prompts: prompt(40), maxTokens: 2, ignoreEos: true }))
+    expect(numSteps() - before).toBeLessThan(12)
+    await Promise.all([...others, ...bound])
+    expect(errors).toEqual([])
+    await engine.close()
+  },
+)

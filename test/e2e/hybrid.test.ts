@@ -57,12 +57,18 @@ it('gives each client the text it would get alone, with preemption, shared prefi
   const bound: string[] = []
   for (const prompt of prompts) bound.push((await complete(alone, prompt, true)).choices[0]!.text)
   expect(bound[0]).toMatch(/^[a-z ]{70,}$/)
-  const requests = [
-    ...prompts.map((prompt) => complete(crowded, prompt)),
-    ...prompts.map((prompt) => complete(crowded, prompt, true)),
-  ]
-  const answers = await Promise.all(requests)
-  expect(answers.map(({ choices }) => choices[0]!.text)).toEqual([...expected, ...bound])
-  const metrics = await (await fetch(`${crowded.url}/metrics`)).text()
-  expect(Number(/^miniserve_num_preemptions_total\{[^}]*\} (\d+)/m.exec(metrics)?.[1])).toBeGreaterThan(0)
+  const numPreemptions = async (): Promise<number> => {
+    const metrics = await (await fetch(`${crowded.url}/metrics`)).text()
+    return Number(/^miniserve_num_preemptions_total\{[^}]*\} (\d+)/m.exec(metrics)?.[1])
+  }
+  // On a busy machine the requests may arrive so far apart that there is room for all.
+  for (let round = 0; round === 0 || (round < 6 && (await numPreemptions()) === 0); round++) {
+    const requests = [
+      ...prompts.map((prompt) => complete(crowded, prompt)),
+      ...prompts.map((prompt) => complete(crowded, prompt, true)),
+    ]
+    const answers = await Promise.all(requests)
+    expect(answers.map(({ choices }) => choices[0]!.text)).toEqual([...expected, ...bound])
+  }
+  expect(await numPreemptions()).toBeGreaterThan(0)
 })

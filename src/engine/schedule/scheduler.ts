@@ -12,12 +12,10 @@
  */
 import { BlockPool } from './block-pool.ts'
 import { compareRunning, compareWaiting, insert, remove } from './order.ts'
-import { PrefixCache } from './prefix-cache.ts'
-import type { BlockHash, PrefixCacheOptions, PrefixMatch } from './prefix-cache.ts'
+import { type BlockHash, PrefixCache, type PrefixCacheOptions, type PrefixMatch } from './prefix-cache.ts'
 import type { Sequence } from './sequence.ts'
 import { StateSlots } from './state-slots.ts'
-import { StepDraft } from './step-draft.ts'
-import type { ScheduledSequence, ScheduledStep, StepBounds } from './step-draft.ts'
+import { type ScheduledSequence, type ScheduledStep, type StepBounds, StepDraft } from './step-draft.ts'
 import type { PromptBacklog } from './step-times.ts'
 import { countByTenant, newestOfLargest, takingTurns } from './turns.ts'
 
@@ -152,9 +150,8 @@ export class Scheduler {
   schedule(): Schedule {
     this.states?.beginPlan()
     const isAhead = this.#running.filter(({ numPendingTokens }) => numPendingTokens > 0)
-    if (isAhead.some(({ canRunAhead }) => !canRunAhead) || this.states?.canRevoke(isAhead) === false) {
-      return { step: null, preempted: [] }
-    }
+    const mayRunAhead = isAhead.every(({ canRunAhead }) => canRunAhead) && this.#canRevoke(isAhead)
+    if (!mayRunAhead) return { step: null, preempted: [] }
     const draft = new StepDraft(this.#stepId + 1, this.#options, this.states)
     const preempted: Schedule['preempted'][number][] = []
     this.#makeRoom(preempted)
@@ -280,10 +277,9 @@ export class Scheduler {
       if (this.#options.prefetch?.(sequence, match) === true) continue
       if (!this.#allocate(sequence, match, draft)) return
       remove(this.#waiting, sequence)
-      const kind = sequence.status === 'waiting' ? 'first' : 'resume'
+      draft.admitted.push({ sequence, kind: sequence.status === 'waiting' ? 'first' : 'resume', match })
       sequence.status = 'running'
       insert(this.#running, sequence, compareRunning)
-      draft.admitted.push({ sequence, kind, match })
       if (this.#hasStateSlot(sequence)) draft.addChunk(sequence)
       this.#publish(sequence, draft.stepId)
     }
@@ -307,7 +303,12 @@ export class Scheduler {
 
   /** Whether running sequences must have their masks before their next step, because too few slots are free to undo a state. */
   get waitsForMasks(): boolean {
-    return this.states?.canRevoke(this.#running) === false
+    return !this.#canRevoke(this.#running)
+  }
+
+  #canRevoke(sequences: readonly Sequence[]): boolean {
+    const canAdmit = this.#waiting.length > 0 && this.#running.length < this.#options.maxNumSeqs
+    return this.states?.canRevoke(sequences, this.#running, canAdmit) ?? true
   }
 
   #wantsDecodeStep({ isDecoding, wantsMoreTokens, isMaskLate, isPendingVoid }: Sequence): boolean {

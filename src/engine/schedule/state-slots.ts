@@ -131,9 +131,16 @@ export class StateSlots {
     return hasOwn || this.#pool.numFree > 0
   }
 
-  /** Whether enough slots are free to make the next step of each revocable: if a mask comes too late, the state before the step is needed again. */
-  canRevoke(sequences: readonly Sequence[]): boolean {
-    return sequences.filter(({ isUnmasked }) => isUnmasked).length <= this.#pool.numFree
+  /**
+   * Whether enough slots are free to make the next step of each revocable: if a mask comes too late, the state before the step is needed again.
+   * The last slot is left for a sequence that needs its first, or it would wait until a grammar ends.
+   * @param running all that run, some of which may have no slot yet
+   * @param canAdmit another sequence waits and has a place
+   */
+  canRevoke(sequences: readonly Sequence[], running: readonly Sequence[], canAdmit: boolean): boolean {
+    const numUnmasked = sequences.filter(({ isUnmasked }) => isUnmasked).length
+    const numSpare = canAdmit || running.some(({ isDecoding, state }) => !isDecoding && state.slot < 0) ? 1 : 0
+    return numUnmasked === 0 || numUnmasked + numSpare <= this.#pool.numFree
   }
 
   /**
