@@ -81,7 +81,12 @@ export function makeFolder(path: string, mode = 0o777): void {
     const parent = dirname(path)
     if (!isMissing(error) || parent === path) throw error
     makeFolder(parent, mode)
-    mkdirSync(path, { mode })
+    try {
+      mkdirSync(path, { mode })
+    } catch (second) {
+      // Another process may have made it meanwhile.
+      if (!isFolder(path)) throw second
+    }
   }
 }
 
