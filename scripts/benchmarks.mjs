@@ -21,7 +21,7 @@ for (const { device, readySeconds, tokensPerSecond, healthP99Ms } of start.resul
   row(`/health while it streams, p99, ${device}`, `${number(healthP99Ms, 1)} ms`, 'npm run bench -- start')
 }
 const MODEL = 'npm run bench -- model --llama LLAMA_BENCH --prompt 256 --tokens 64'
-const SMALL = `${MODEL} --quantization none,q8,q4,q4_k_m --batch 1,16`
+const SMALL = `${MODEL} --quantization none,q8,q4,q4_k_m --batch 1 --rounds 2`
 const KINDS = { none: 'F16', q8: 'Q8_0', q4: 'Q4_0', q4_k_m: 'Q4_K_M' }
 for (const [name, label, command] of [
   ...Object.entries(KINDS).map(([kind, type]) => [`smollm2-135m-${kind}`, `SmolLM2-135M shape, ${type}`, SMALL]),
