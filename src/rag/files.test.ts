@@ -121,6 +121,8 @@ describe('bytes', () => {
     ['UTF-16 with a mark', Buffer.from('\uFEFFcafé', 'utf16le'), 'café', false],
     ['control characters in UTF-8', Buffer.from('a\x1b[1mé'), 'a\x1b[1mé', false],
     ['Latin-1', Buffer.from('caf\xe9\tna\xefve\r\n\f', 'latin1'), 'café\tnaïve\r\n\f', true],
+    // A pair of surrogates is one character, so that there are as many valid ones as invalid ones.
+    ['Windows-1252 with UTF-8 in it', Buffer.from([0xf0, 0x9f, 0x98, 0x80, 0x20, 0xe9]), 'ðŸ˜€ é', true],
     ['Windows-1252', Buffer.from('5 \x80 \x96 \x93ja\x94', 'latin1'), '5 € – “ja”', true],
   ])('of text in %s', (_, bytes, text, isGuessed) => {
     expect(decodeText(bytes)).toEqual({ text, isGuessed })
@@ -132,6 +134,10 @@ describe('bytes', () => {
     ['half of a marked text', Buffer.from([0xff, 0xfe, 0x00])],
     ['Shift JIS, with bytes that Windows-1252 lacks', Buffer.from([0x83, 0x8d, 0x81, 0x5b])],
     ['UTF-8 that is cut off', Buffer.from('Grüße aus dem Café').subarray(0, -1)],
+    [
+      'UTF-8 with more characters than broken bytes',
+      Buffer.concat([Buffer.from('éé😀'), Buffer.from([0xe9, 0x20, 0xe9])]),
+    ],
   ])('that are no text in a known encoding: %s', (_, bytes) => {
     expect(() => decodeText(bytes)).toThrow('expected UTF-8 text')
   })
