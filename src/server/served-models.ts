@@ -4,9 +4,9 @@
  */
 import { createHash } from 'node:crypto'
 import type { EngineSubscriber } from '../engine/events.ts'
-import type { Engine, EngineStats } from '../engine/request.ts'
+import { type Engine, type EngineStats, newEngineCounts } from '../engine/request.ts'
 import type { SamplingDefaults } from '../engine/sampling-defaults.ts'
-import { untilAborted } from '../rag/shared-work.ts'
+import { untilAborted } from '../shared-work.ts'
 import type { PromptTemplate } from '../rag/prompt.ts'
 import { ApiError, modelNotFound } from './errors.ts'
 
@@ -83,13 +83,7 @@ const NO_STATS = {
   numWaitingTokens: 0,
   numBlocks: 0,
   numFreeBlocks: 0,
-  prefixCacheQueries: 0,
-  prefixCacheHits: 0,
-  numPreemptions: 0,
-  promptTokens: 0,
-  generationTokens: 0,
-  numDraftTokens: 0,
-  numAcceptedTokens: 0,
+  ...newEngineCounts(),
 }
 /** The counts of EngineStats, which can be added up. */
 const COUNTS = Object.keys(NO_STATS) as (keyof typeof NO_STATS)[]
