@@ -41,6 +41,8 @@ describe.skipIf(!hasChromium)(`the chat page in Chromium${hasChromium ? '' : ` (
   }
 
   async function ask(page: Page, text: string): Promise<void> {
+    // The message can be seen before the page's script runs; until then Enter only begins a new line.
+    await page.locator('#send:enabled').waitFor()
     await page.fill('#prompt', text)
     await page.keyboard.press('Enter')
   }
@@ -58,6 +60,22 @@ describe.skipIf(!hasChromium)(`the chat page in Chromium${hasChromium ? '' : ` (
     await answer.locator('a', { hasText: 'Trace' }).click()
     await page.waitForURL(/\/traces\/[0-9a-f]{32}$/)
     expect(await page.locator('h1').innerText()).toContain('/v1/chat/completions')
+  })
+
+  it('keeps a message that is written before its script runs', async () => {
+    const page = await visit('about:blank')
+    const asked = new Promise<() => Promise<void>>(
+      (resolve) => void page.route('**/chat.js', (route) => resolve(() => route.continue())),
+    )
+    await page.goto(open.url, { waitUntil: 'commit' })
+    await page.fill('#prompt', 'Hello')
+    await page.keyboard.press('Enter')
+    expect(await page.locator('#send').isDisabled()).toBe(true)
+    const sendScript = await asked
+    await sendScript()
+    await page.locator('#send:enabled').click()
+    expect(await page.locator('.turn.user').innerText()).toContain('Hello')
+    await page.locator('#send').waitFor()
   })
 
   it('answers from documents and shows the passages', async () => {

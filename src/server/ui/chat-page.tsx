@@ -17,6 +17,9 @@ export function ChatPage({ visitor, hasRetrieval }: ChatPageProps) {
         <p class="empty" id="hint">
           Ask the model something. Every answer links to its trace.
         </p>
+        <noscript>
+          <p class="bad">The chat needs JavaScript. The API and the trace pages work without it.</p>
+        </noscript>
         <form class="composer" id="composer">
           <label class="unseen" for="prompt">
             Message
@@ -30,7 +33,8 @@ export function ChatPage({ visitor, hasRetrieval }: ChatPageProps) {
             autofocus
           ></textarea>
           <div class="actions">
-            <button type="submit" id="send">
+            {/* chat.js enables it: a form that was sent before then would load the page again and lose the message. */}
+            <button type="submit" id="send" disabled>
               Send
             </button>
             <button type="button" id="stop" hidden>

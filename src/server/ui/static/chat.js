@@ -289,12 +289,12 @@ const STAGES = {
   'format.output': 'format',
 }
 
-/** The answer's stages as a bar, and the way to the waterfall. A trace is stored a moment after its answer has ended. */
+/** The answer's stages as a bar, and the way to the waterfall. A trace is stored a moment after its answer has ended, later on a busy machine. */
 async function showTrace(footer, traceId) {
   const link = element('a', { href: `/traces/${traceId}` }, 'Trace')
   const line = element('p', { className: 'trace' }, link)
   footer.append(line)
-  for (const delayMs of [50, 200, 800, 2000]) {
+  for (const delayMs of [50, 200, 800, 2000, 5000, 10_000]) {
     await new Promise((resolve) => setTimeout(resolve, delayMs))
     const response = await fetch(`/v1/traces/${traceId}`)
     if (!response.ok) continue
@@ -417,3 +417,4 @@ if (drop) {
 }
 void listModels()
 void listIndexes()
+$('send').disabled = false
