@@ -11,7 +11,7 @@ import { documentsOf, findFiles } from './files.ts'
 import { readContent, withHeaderRows } from './file-reader.ts'
 import { formatOfText, fileKind } from './formats.ts'
 import { htmlBlocks } from './html.ts'
-import type { Rejection } from './ingest.ts'
+import type { Remark } from './ingest.ts'
 import { pageText } from './pdf.ts'
 
 let root = ''
@@ -149,13 +149,18 @@ describe('bytes', () => {
 
 describe('files of other kinds', () => {
   const read = async (name: string, content: Uint8Array) => {
-    const rejected: Rejection[] = []
+    const rejected: Remark[] = []
+    const warnings: Remark[] = []
     const documents = []
     const file = { id: name, name, content, origin: '' }
-    for await (const document of documentsOf(file, { read: readContent }, (rejection) => rejected.push(rejection))) {
+    const report = {
+      reject: (remark: Remark) => rejected.push(remark),
+      warn: (remark: Remark) => warnings.push(remark),
+    }
+    for await (const document of documentsOf(file, { read: readContent }, report)) {
       documents.push(document)
     }
-    return { documents, rejected, reasons: rejected.map(({ reason }) => reason) }
+    return { documents, rejected, warnings, reasons: rejected.map(({ reason }) => reason) }
   }
 
   it('a PDF is read page by page and column by column, with whole words', async () => {
@@ -176,7 +181,7 @@ describe('files of other kinds', () => {
       ],
       null,
     ])
-    const { documents, reasons } = await read('report.pdf', pdf)
+    const { documents, warnings } = await read('report.pdf', pdf)
     expect(documents.map(({ text, format }) => [text, format])).toEqual([
       [
         'The lighthouse of the island\f' +
@@ -185,7 +190,8 @@ describe('files of other kinds', () => {
         'pages',
       ],
     ])
-    expect(reasons).toEqual(['page 3: no text, only a scanned image; the other pages are read'])
+    const reason = 'page 3: no text, only a scanned image; the other pages are read'
+    expect(warnings).toEqual([{ id: 'report.pdf', reason }])
     expect(await read('scan.pdf', writePdf([null, null]))).toMatchObject({
       documents: [],
       reasons: [expect.stringMatching(/2 scanned pages: run text recognition/)],
@@ -260,10 +266,13 @@ describe('files of other kinds', () => {
   })
 
   it('a text in Latin-1 is read with a warning', async () => {
-    const { documents, rejected } = await read('prices.csv', Buffer.from('Caf\xe9,Preis\nM\xfcller,5\n', 'latin1'))
+    const { documents, rejected, warnings } = await read(
+      'prices.csv',
+      Buffer.from('Caf\xe9,Preis\nM\xfcller,5\n', 'latin1'),
+    )
     expect(documents).toMatchObject([{ text: 'Café,Preis\nMüller,5\n', format: 'csv' }])
     const reason = 'the text is not UTF-8; it is read as Windows-1252'
-    expect(rejected).toEqual([{ id: 'prices.csv', reason, isIndexed: true }])
+    expect({ rejected, warnings }).toEqual({ rejected: [], warnings: [{ id: 'prices.csv', reason }] })
   })
 
   it('packed files are unpacked, up to a limit', async () => {

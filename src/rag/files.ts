@@ -7,7 +7,7 @@ import { z } from 'zod'
 import type { DocumentReader } from './document-reader.ts'
 import { messageOf, RagError, systemReasonOf, UnreadableError } from './errors.ts'
 import { formatOfText, isGzip, fileKind, maxFileBytes, READ_KINDS } from './formats.ts'
-import type { Rejection, SourceDocument } from './ingest.ts'
+import type { Remark, SourceDocument } from './ingest.ts'
 
 const metadataScalar = z.union([z.string(), z.number(), z.boolean(), z.null()])
 
@@ -40,7 +40,7 @@ export interface FoundFile {
 }
 
 /** An entry of a folder that is not read. */
-interface SkippedEntry extends Rejection {
+interface SkippedEntry extends Remark {
   /** Absolute. */
   readonly path: string
   /** Its content is unknown, so the index keeps the documents it had from there. */
@@ -168,26 +168,29 @@ function nameOf(bytes: Buffer): { readonly text: string; readonly isText: boolea
   return { text, isText: Buffer.from(text).equals(bytes) }
 }
 
-interface UnreadDocument extends Rejection {
-  /** The file could not be read at all, so the index keeps the documents it had from there. */
-  readonly isUnreadable?: boolean
+/** Where the reader of a file reports what callers should know of its documents. */
+export interface FileReport {
+  /** A document is left out. `isUnreadable`: the file could not be read at all, so the index keeps the documents it had from there. */
+  reject(remark: Remark, isUnreadable?: boolean): void
+  /** A document is read, but not everything in it, or not for certain. */
+  warn(remark: Remark): void
 }
 
-/** Reads the documents of a file; reports problems to `reject`. */
+/** Reads the documents of a file. */
 export async function* readDocuments(
   { path, id, bytes }: FoundFile,
   reader: Pick<DocumentReader, 'read'>,
-  reject: (rejection: UnreadDocument) => void,
+  report: FileReport,
 ): AsyncGenerator<SourceDocument> {
   const maxBytes = maxFileBytes(fileKind(path) ?? 'text')
-  if (bytes > maxBytes) return reject({ id, reason: `expected at most ${maxBytes} bytes, found ${bytes}` })
+  if (bytes > maxBytes) return report.reject({ id, reason: `expected at most ${maxBytes} bytes, found ${bytes}` })
   let content: Uint8Array
   try {
     content = await readFile(path)
   } catch (error) {
-    return reject({ id, reason: messageOf(error), isUnreadable: true })
+    return report.reject({ id, reason: messageOf(error) }, true)
   }
-  yield* documentsOf({ id, name: path, content, origin: path }, reader, reject)
+  yield* documentsOf({ id, name: path, content, origin: path }, reader, report)
 }
 
 export interface NamedContent {
@@ -199,11 +202,11 @@ export interface NamedContent {
   readonly origin: string
 }
 
-/** Reads the documents in the bytes of a file; reports problems to `reject`. */
+/** Reads the documents in the bytes of a file. */
 export async function* documentsOf(
   { id, name, content, origin }: NamedContent,
   reader: Pick<DocumentReader, 'read'>,
-  reject: (rejection: Rejection) => void,
+  report: FileReport,
 ): AsyncGenerator<SourceDocument> {
   const kind = fileKind(name)
   let file
@@ -213,10 +216,10 @@ export async function* documentsOf(
     if (!(error instanceof UnreadableError)) throw error
     // For a file of another kind, such as a picture given by its path, the supported kinds help more.
     const hint = kind === null ? `; the kinds that are read are ${READ_KINDS}` : ''
-    return reject({ id, reason: error.message + hint })
+    return report.reject({ id, reason: error.message + hint })
   }
   const { text, format, warning } = file
-  if (warning !== null) reject({ id, reason: warning, isIndexed: true })
+  if (warning !== null) report.warn({ id, reason: warning })
   if (format !== 'jsonl') {
     yield { id, text, source: id, format, metadata: {}, origin }
     return
@@ -227,7 +230,7 @@ export async function* documentsOf(
     if (line.trim() === '') continue
     const parsed = parseLine(line)
     if (typeof parsed === 'string') {
-      reject({ id: `${id}:${lineNumber}`, reason: parsed })
+      report.reject({ id: `${id}:${lineNumber}`, reason: parsed })
       continue
     }
     const source = parsed.source ?? id

@@ -3,7 +3,7 @@ import { findFiles } from './files.ts'
 import { messageOf, RagError } from './errors.ts'
 import { READ_KINDS } from './formats.ts'
 import { indexFiles } from './index-files.ts'
-import type { Rejection } from './ingest.ts'
+import type { Remark } from './ingest.ts'
 import type { RagService } from './service.ts'
 
 interface RagIndexArgs {
@@ -18,7 +18,7 @@ interface RagIndexArgs {
   readonly progress?: { readonly update: (done: number, total: number) => void; end(): void }
 }
 
-/** Skipped files and warnings that are listed one by one. */
+/** Skipped files, and warnings, that are listed one by one. */
 const MAX_LISTED = 20
 /** Reasons that the summary lists. */
 const MAX_REASONS = 8
@@ -44,12 +44,9 @@ export async function runRagIndex(
       ...(progress && { onProgress: progress.update }),
     })
     progress?.end()
-    const { accepted, unchanged, rejected, deleted } = result
-    const skipped = rejected.filter(({ isIndexed }) => !isIndexed)
-    for (const { id, reason, isIndexed } of rejected.slice(0, MAX_LISTED)) {
-      out.write(`${isIndexed ? 'warning' : 'skipped'} ${id}: ${reason}\n`)
-    }
-    if (rejected.length > MAX_LISTED) out.write(`and ${rejected.length - MAX_LISTED} more\n`)
+    const { accepted, unchanged, rejected: skipped, warnings, deleted } = result
+    list('skipped', skipped, out)
+    list('warning', warnings, out)
     const seconds = (performance.now() - started) / 1000
     const { numDocuments, numChunks } = await index.info()
     out.write(`${accepted} indexed, ${skipped.length} skipped${reasonsOf(skipped)}\n`)
@@ -60,7 +57,7 @@ export async function runRagIndex(
     )
     if (result.numFiles === 0) out.write(`no documents found: expected ${READ_KINDS}\n`)
     const isEmpty = accepted === 0 && (skipped.length > 0 || result.numFiles === 0)
-    return isEmpty || (isStrict && rejected.length > 0) ? 1 : 0
+    return isEmpty || (isStrict && skipped.length + warnings.length > 0) ? 1 : 0
   } catch (error) {
     progress?.end()
     if (!(error instanceof RagError)) throw error
@@ -70,8 +67,14 @@ export async function runRagIndex(
   }
 }
 
+/** Writes the first remarks, one per line, and how many more there are. */
+function list(kind: string, remarks: readonly Remark[], out: { write(text: string): unknown }): void {
+  for (const { id, reason } of remarks.slice(0, MAX_LISTED)) out.write(`${kind} ${id}: ${reason}\n`)
+  if (remarks.length > MAX_LISTED) out.write(`${kind}: ${remarks.length - MAX_LISTED} more\n`)
+}
+
 /** The reasons with their counts, most frequent first. */
-function reasonsOf(skipped: readonly Rejection[]): string {
+function reasonsOf(skipped: readonly Remark[]): string {
   const counts = new Map<string, number>()
   for (const { reason } of skipped) counts.set(reason, (counts.get(reason) ?? 0) + 1)
   const sorted = [...counts].toSorted(([, a], [, b]) => b - a)

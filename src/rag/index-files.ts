@@ -2,16 +2,16 @@
 import { lstat } from 'node:fs/promises'
 import { sep } from 'node:path'
 import { createDocumentReader, type DocumentReader } from './document-reader.ts'
-import { readDocuments, type FoundFile, type FoundFiles } from './files.ts'
+import { readDocuments, type FileReport, type FoundFile, type FoundFiles } from './files.ts'
 import { fileKind } from './formats.ts'
-import { chunkingFor, cuttingOf, ingest, type IngestOptions, type IngestResult, type Rejection } from './ingest.ts'
+import { chunkingFor, cuttingOf, ingest, type FileIngestResult, type IngestOptions, type Remark } from './ingest.ts'
 
 interface IndexFilesOptions extends IngestOptions {
   /** Called after each file, with bytes. */
   readonly onProgress?: (doneBytes: number, totalBytes: number) => void
 }
 
-interface IndexFilesResult extends IngestResult {
+interface IndexFilesResult extends FileIngestResult {
   readonly numFiles: number
   /** Documents removed because their file, or their line in it, is gone. */
   readonly deleted: number
@@ -44,7 +44,8 @@ async function indexWith(
   const cutting = cuttingOf(chunkingFor(maxTokens))
   const known = new Map((await index.summaries()).map((summary) => [summary.id, summary]))
   const totalBytes = files.reduce((sum, { bytes }) => sum + bytes, 0)
-  const reported: Rejection[] = skipped.map(({ id, reason }) => ({ id, reason }))
+  const rejected: Remark[] = skipped.map(({ id, reason }) => ({ id, reason }))
+  const warnings: Remark[] = []
   const unreadable = skipped.filter(({ isUnreadable }) => isUnreadable).map(({ path }) => path)
   /** Origin and id of each document of the files. */
   const present = new Set<string>()
@@ -59,7 +60,7 @@ async function indexWith(
       const other = pathOfId.get(file.id)
       if (other !== undefined) {
         const reason = `${file.path}: ${other} has the same id; index the folder above both, or each into an index of its own`
-        reported.push({ id: file.id, reason })
+        rejected.push({ id: file.id, reason })
         continue
       }
       pathOfId.set(file.id, file.path)
@@ -70,12 +71,18 @@ async function indexWith(
         numUsable.set(file.id, (numUsable.get(file.id) ?? 0) + 1)
         numUntouched++
       } else {
-        for await (const document of readDocuments(file, reader, (rejection) => {
-          reported.push(rejection)
-          // Without a stamp the file is read again next time, which repeats the report.
-          stamp = null
-          if (rejection.isUnreadable) unreadable.push(file.path)
-        })) {
+        const report: FileReport = {
+          reject: (remark, isUnreadable) => {
+            rejected.push(remark)
+            if (isUnreadable) unreadable.push(file.path)
+          },
+          warn: (remark) => {
+            warnings.push(remark)
+            // Without a stamp the file is read again next time, which repeats the warning.
+            stamp = null
+          },
+        }
+        for await (const document of readDocuments(file, reader, report)) {
           present.add(`${document.origin}\n${document.id}`)
           numUsable.set(document.id, (numUsable.get(document.id) ?? 0) + 1)
           yield { ...document, ...(stamp !== null && { stamp }) }
@@ -102,7 +109,8 @@ async function indexWith(
     ...result,
     accepted: result.accepted + numUntouched,
     unchanged: result.unchanged + numUntouched,
-    rejected: [...reported, ...result.rejected],
+    rejected: [...rejected, ...result.rejected],
+    warnings,
     numFiles: files.length,
     deleted,
   }

@@ -28,13 +28,11 @@ export interface SourceDocument {
   readonly stamp?: string
 }
 
-/** Why a document was not indexed, or was not indexed as a whole. */
-export interface Rejection {
+/** Why a document was not indexed, or what a warning about it says. */
+export interface Remark {
   readonly id: string
   /** Human-readable. */
   readonly reason: string
-  /** The document is indexed all the same: the reason is a warning. */
-  readonly isIndexed?: true
 }
 
 export interface IngestResult {
@@ -42,9 +40,15 @@ export interface IngestResult {
   readonly accepted: number
   /** How many of them were already there with the same content. */
   readonly unchanged: number
-  readonly rejected: readonly Rejection[]
+  readonly rejected: readonly Remark[]
   /** Chunks written. */
   readonly chunks: number
+}
+
+/** Of documents that were read from files. */
+export interface FileIngestResult extends IngestResult {
+  /** Files that are indexed although not everything in them could be read as it is. */
+  readonly warnings: readonly Remark[]
 }
 
 /** Part of the content hash: when the way documents are cut changes, every document counts as changed. */
@@ -101,7 +105,7 @@ export async function ingest(
   const known = new Map(
     (await index.summaries(ids)).map(({ id, contentHash: hash, origin }) => [id, `${hash} ${origin}`]),
   )
-  const rejected: Rejection[] = []
+  const rejected: Remark[] = []
   let accepted = 0
   let unchanged = 0
   let chunks = 0

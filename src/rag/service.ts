@@ -12,7 +12,14 @@ import { createSentencePicker, type SentencePicker } from './closest-sentences.t
 import { documentsOf, type NamedContent } from './files.ts'
 import { createHybridReranker } from './hybrid-reranker.ts'
 import { IndexCatalog, type ListedIndex } from './index-catalog.ts'
-import { ingest, type IngestOptions, type IngestResult, type Rejection, type SourceDocument } from './ingest.ts'
+import {
+  ingest,
+  type FileIngestResult,
+  type IngestOptions,
+  type IngestResult,
+  type Remark,
+  type SourceDocument,
+} from './ingest.ts'
 import type { Reranker, Reranking } from './reranker.ts'
 import { parseRetrieval, type RetrievalRequest, type Retrieving } from './retrieval-request.ts'
 import { retrieve, type RetrievedDocument, type RetrieveParts, type Retrieval } from './retrieve.ts'
@@ -147,15 +154,17 @@ export class RagService {
     indexName: string,
     file: Pick<NamedContent, 'name' | 'content'>,
     options: Pick<IngestOptions, 'signal' | 'onAccepted'> = {},
-  ): Promise<IngestResult> {
-    const unread: Rejection[] = []
+  ): Promise<FileIngestResult> {
+    const unread: Remark[] = []
+    const warnings: Remark[] = []
     const documents: SourceDocument[] = []
     const named = { ...file, id: file.name, origin: '' }
-    for await (const document of documentsOf(named, this.reader, (rejection) => unread.push(rejection))) {
+    const report = { reject: (remark: Remark) => unread.push(remark), warn: (remark: Remark) => warnings.push(remark) }
+    for await (const document of documentsOf(named, this.reader, report)) {
       documents.push(document)
     }
     const result = await this.ingestDocuments(indexName, documents, options)
-    return { ...result, rejected: [...unread, ...result.rejected] }
+    return { ...result, rejected: [...unread, ...result.rejected], warnings }
   }
 
   /** Opens or makes an index for documents. @throws RagError invalid_request, index_model_mismatch */

@@ -239,7 +239,8 @@ describe('POST /v1/rag/files', () => {
     expect((await put('a b#1.pdf', pdf)).json).toEqual({
       index: 'files',
       accepted: 1,
-      rejected: [{ id: 'a b#1.pdf', reason: 'page 2: no text, only a scanned image; the other pages are read' }],
+      rejected: [],
+      warnings: [{ id: 'a b#1.pdf', reason: 'page 2: no text, only a scanned image; the other pages are read' }],
       chunks: 1,
     })
     const { json } = await call('GET', `/v1/rag/documents/${encodeURIComponent('a b#1.pdf')}?index=files`)
@@ -247,6 +248,12 @@ describe('POST /v1/rag/files', () => {
     expect((await put('lines.jsonl', '{"id": "l1", "text": "fox"}\nno\n')).json).toMatchObject({
       accepted: 1,
       rejected: [{ id: 'lines.jsonl:2', reason: 'expected a JSON object' }],
+      warnings: [],
+    })
+    expect((await put('menu.txt', Buffer.from('caf\xe9', 'latin1'))).json).toMatchObject({
+      accepted: 1,
+      rejected: [],
+      warnings: [{ id: 'menu.txt', reason: 'the text is not UTF-8; it is read as Windows-1252' }],
     })
     expect((await put('photo.png', Buffer.from([0x89, 0xff]))).json).toMatchObject({
       accepted: 0,

@@ -50,10 +50,10 @@ export function ragHandlers(service: RagService) {
       if (!isDocumentId(name)) throw invalidRequest("name: expected a file's name, such as report.pdf", 'name')
       const content = await readBytes(c)
       if (content.byteLength === 0) throw invalidRequest('body: expected the bytes of a file, found none')
-      const { accepted, rejected, chunks } = await reportingAccepted((onAccepted) =>
+      const { accepted, rejected, warnings, chunks } = await reportingAccepted((onAccepted) =>
         unlessGone(signal, rag.ingestFile(index, { name, content }, { signal, onAccepted })),
       )
-      return c.json({ index, accepted, rejected: rejected.map(({ id, reason }) => ({ id, reason })), chunks })
+      return c.json({ index, accepted, rejected, warnings, chunks })
     },
     getDocument: async (c) => {
       const { id, source, metadata, chunks } = await ragOf(c).getDocument(

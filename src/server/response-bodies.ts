@@ -230,6 +230,7 @@ export const ingested = object({
   rejected: z.array(object({ id: z.string(), line: count.optional(), reason: z.string() })),
   chunks: count,
 })
+export const ingestedFile = ingested.extend({ warnings: z.array(object({ id: z.string(), reason: z.string() })) })
 export const document = object({
   id: z.string(),
   source: z.string().nullable(),

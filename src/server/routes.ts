@@ -206,7 +206,7 @@ export const ROUTES = {
     query: ofIndex.extend({ name: z.string().min(1).max(MAX_ID_LENGTH) }),
     session: 'call',
     bytes: 'application/octet-stream',
-    answer: answer.ingested,
+    answer: answer.ingestedFile,
   },
   getDocument: {
     ...index,

@@ -134,6 +134,23 @@ describe.skipIf(!hasChromium)(`the chat page in Chromium${hasChromium ? '' : ` (
     await page.locator('#send').waitFor()
   })
 
+  it('says of each file whether it is indexed, with its warnings', async () => {
+    const page = await visit(open.url)
+    await page.setInputFiles('#files', [
+      { name: 'menu.txt', mimeType: 'text/plain', buffer: Buffer.from('The caf\xe9 opens at nine.', 'latin1') },
+      { name: 'empty.txt', mimeType: 'text/plain', buffer: Buffer.alloc(0) },
+      { name: 'photo.png', mimeType: 'image/png', buffer: Buffer.from([0x89, 0xff]) },
+    ])
+    const lines = page.locator('#uploads li')
+    await lines.nth(2).getByText('skipped').waitFor()
+    expect((await lines.allInnerTexts()).map((line) => line.replace(/; the kinds.*/, ''))).toEqual([
+      'menu.txt: indexed, 1 passage; the text is not UTF-8; it is read as Windows-1252',
+      'empty.txt: skipped: the file is empty',
+      'photo.png: skipped: expected UTF-8 text',
+    ])
+    expect(await page.locator('#rag').isChecked()).toBe(true)
+  })
+
   it('fits a phone and a dark room', async () => {
     const page = await visit(open.url, { width: 360, dark: true })
     await ask(page, 'What is the capital of France?')

@@ -62,6 +62,9 @@ const lines = createWriteStream(join(out, 'passages.jsonl'))
 let count = 0
 const reader = createDocumentReader()
 
+/** Files that cannot be read are left out. */
+const silent = { reject: () => undefined, warn: () => undefined }
+
 async function write(id, text, format) {
   for (const chunk of await chunkDocument(text, format, chunkingFor(TEACHER_TOKENS), countTokens, reader.html)) {
     lines.write(`${JSON.stringify({ id, headings: chunk.headings, text: chunk.text })}\n`)
@@ -73,7 +76,7 @@ for (const folder of HTML.flatMap(placesOf)) {
   const { files } = await findFiles([folder])
   for (const file of files) {
     if (!/\.html(\.gz)?$/.test(file.path) || LEFT_OUT.test(file.path)) continue
-    for await (const { id, text, format } of readDocuments(file, reader, () => undefined)) await write(id, text, format)
+    for await (const { id, text, format } of readDocuments(file, reader, silent)) await write(id, text, format)
   }
 }
 console.log(`${count} passages of HTML`)

@@ -365,9 +365,11 @@ async function upload(files) {
         },
       )
       if (!response.ok) throw new Error(await errorOf(response))
-      const { accepted, rejected, chunks } = await response.json()
+      const { accepted, rejected, warnings, chunks } = await response.json()
       status.textContent =
-        accepted > 0 ? `indexed, ${counted(chunks, 'passage')}` : `skipped: ${rejected[0]?.reason ?? 'no text'}`
+        accepted > 0
+          ? [`indexed, ${counted(chunks, 'passage')}`, ...warnings.map(({ reason }) => reason)].join('; ')
+          : `skipped: ${rejected[0]?.reason ?? 'no text'}`
       if (accepted > 0) $('rag').checked = true
     } catch (error) {
       status.textContent = `skipped: ${error.message}`
