@@ -69,29 +69,29 @@ interface Series {
 
 /** A histogram with one label that takes many values at once. prom-client would look up the labels for each value. */
 export class BulkHistogram {
-  private readonly name: string
-  private readonly help: string
-  private readonly labelName: string
-  private readonly bounds: readonly number[]
-  private readonly series = new Map<string, Series>()
+  readonly #name: string
+  readonly #help: string
+  readonly #labelName: string
+  readonly #bounds: readonly number[]
+  readonly #series = new Map<string, Series>()
 
   /** `bounds`: upper bounds in ascending order. */
   constructor(name: string, help: string, labelName: string, bounds: readonly number[]) {
-    this.name = name
-    this.help = help
-    this.labelName = labelName
-    this.bounds = bounds
+    this.#name = name
+    this.#help = help
+    this.#labelName = labelName
+    this.#bounds = bounds
   }
 
   /** Observes `values` times `scale` under the label's value. */
   observe(label: string, values: readonly number[], scale: number): void {
-    let series = this.series.get(label)
+    let series = this.#series.get(label)
     if (!series)
-      this.series.set(label, (series = { counts: Array.from({ length: this.bounds.length + 1 }, () => 0), sum: 0 }))
+      this.#series.set(label, (series = { counts: Array.from({ length: this.#bounds.length + 1 }, () => 0), sum: 0 }))
     for (const value of values) {
       const scaled = value * scale
       let i = 0
-      while (i < this.bounds.length && scaled > (this.bounds[i] ?? Infinity)) i += 1
+      while (i < this.#bounds.length && scaled > (this.#bounds[i] ?? Infinity)) i += 1
       series.counts[i] = (series.counts[i] ?? 0) + 1
       series.sum += scaled
     }
@@ -99,19 +99,23 @@ export class BulkHistogram {
 
   /** In the form of prom-client's getMetricsAsJSON. */
   toJson() {
-    const values = [...this.series].flatMap(([label, { counts, sum }]) => {
-      const labels = { [this.labelName]: label }
+    const values = [...this.#series].flatMap(([label, { counts, sum }]) => {
+      const labels = { [this.#labelName]: label }
       let total = 0
       const buckets = counts.map((count, i) => {
         total += count
-        return { metricName: `${this.name}_bucket`, labels: { le: this.bounds[i] ?? '+Inf', ...labels }, value: total }
+        return {
+          metricName: `${this.#name}_bucket`,
+          labels: { le: this.#bounds[i] ?? '+Inf', ...labels },
+          value: total,
+        }
       })
       return [
         ...buckets,
-        { metricName: `${this.name}_sum`, labels, value: sum },
-        { metricName: `${this.name}_count`, labels, value: total },
+        { metricName: `${this.#name}_sum`, labels, value: sum },
+        { metricName: `${this.#name}_count`, labels, value: total },
       ]
     })
-    return { name: this.name, help: this.help, type: 'histogram', values }
+    return { name: this.#name, help: this.#help, type: 'histogram', values }
   }
 }

@@ -13,99 +13,99 @@ const FIXED32 = 5
 
 /** Appends protobuf fields to a buffer that grows. */
 class Writer {
-  private buffer = Buffer.allocUnsafe(64 * 1024)
-  private at = 0
+  #buffer = Buffer.allocUnsafe(64 * 1024)
+  #at = 0
 
   finish(): Uint8Array {
-    return this.buffer.subarray(0, this.at)
+    return this.#buffer.subarray(0, this.#at)
   }
 
-  private reserve(numBytes: number): void {
-    if (this.at + numBytes <= this.buffer.length) return
-    const grown = Buffer.allocUnsafe(Math.max(this.buffer.length * 2, this.at + numBytes))
-    this.buffer.copy(grown, 0, 0, this.at)
-    this.buffer = grown
+  #reserve(numBytes: number): void {
+    if (this.#at + numBytes <= this.#buffer.length) return
+    const grown = Buffer.allocUnsafe(Math.max(this.#buffer.length * 2, this.#at + numBytes))
+    this.#buffer.copy(grown, 0, 0, this.#at)
+    this.#buffer = grown
   }
 
-  private rawVarint(value: number): void {
-    this.reserve(10)
+  #rawVarint(value: number): void {
+    this.#reserve(10)
     while (value > 127) {
-      this.buffer[this.at++] = (value % 128) | 128
+      this.#buffer[this.#at++] = (value % 128) | 128
       value = Math.floor(value / 128)
     }
-    this.buffer[this.at++] = value
+    this.#buffer[this.#at++] = value
   }
 
-  private tag(field: number, wire: number): void {
-    this.rawVarint(field * 8 + wire)
+  #tag(field: number, wire: number): void {
+    this.#rawVarint(field * 8 + wire)
   }
 
   uint(field: number, value: number): void {
-    this.tag(field, VARINT)
-    this.rawVarint(value)
+    this.#tag(field, VARINT)
+    this.#rawVarint(value)
   }
 
   /** int64 in two's complement. */
   int(field: number, value: number): void {
     if (value >= 0) return this.uint(field, value)
-    this.tag(field, VARINT)
+    this.#tag(field, VARINT)
     let rest = BigInt.asUintN(64, BigInt(value))
-    this.reserve(10)
-    for (; rest > 127n; rest >>= 7n) this.buffer[this.at++] = Number(rest & 127n) | 128
-    this.buffer[this.at++] = Number(rest)
+    this.#reserve(10)
+    for (; rest > 127n; rest >>= 7n) this.#buffer[this.#at++] = Number(rest & 127n) | 128
+    this.#buffer[this.#at++] = Number(rest)
   }
 
   double(field: number, value: number): void {
-    this.tag(field, FIXED64)
-    this.reserve(8)
-    this.at = this.buffer.writeDoubleLE(value, this.at)
+    this.#tag(field, FIXED64)
+    this.#reserve(8)
+    this.#at = this.#buffer.writeDoubleLE(value, this.#at)
   }
 
   fixed32(field: number, value: number): void {
-    this.tag(field, FIXED32)
-    this.reserve(4)
-    this.at = this.buffer.writeUInt32LE(value, this.at)
+    this.#tag(field, FIXED32)
+    this.#reserve(4)
+    this.#at = this.#buffer.writeUInt32LE(value, this.#at)
   }
 
   /** Nanoseconds since 1970 as fixed64. */
   time(field: number, [seconds, nanos]: HrTime): void {
-    this.tag(field, FIXED64)
-    this.reserve(8)
-    this.at = this.buffer.writeBigUInt64LE(BigInt(seconds) * 1_000_000_000n + BigInt(nanos), this.at)
+    this.#tag(field, FIXED64)
+    this.#reserve(8)
+    this.#at = this.#buffer.writeBigUInt64LE(BigInt(seconds) * 1_000_000_000n + BigInt(nanos), this.#at)
   }
 
   string(field: number, value: string): void {
-    this.tag(field, BYTES)
+    this.#tag(field, BYTES)
     const numBytes = Buffer.byteLength(value)
-    this.rawVarint(numBytes)
-    this.reserve(numBytes)
-    this.at += this.buffer.write(value, this.at)
+    this.#rawVarint(numBytes)
+    this.#reserve(numBytes)
+    this.#at += this.#buffer.write(value, this.#at)
   }
 
   /** A hexadecimal id as bytes. */
   hex(field: number, value: string): void {
-    this.tag(field, BYTES)
-    this.rawVarint(value.length / 2)
-    this.reserve(value.length / 2)
-    this.at += this.buffer.write(value, this.at, 'hex')
+    this.#tag(field, BYTES)
+    this.#rawVarint(value.length / 2)
+    this.#reserve(value.length / 2)
+    this.#at += this.#buffer.write(value, this.#at, 'hex')
   }
 
   /** A nested message. Its length is known only after it is written, so it moves if the length needs more than one byte. */
   message(field: number, write: () => void): void {
-    this.tag(field, BYTES)
-    this.reserve(1)
-    const lengthAt = this.at++
+    this.#tag(field, BYTES)
+    this.#reserve(1)
+    const lengthAt = this.#at++
     write()
-    const numBytes = this.at - lengthAt - 1
+    const numBytes = this.#at - lengthAt - 1
     let numLengthBytes = 1
     for (let rest = numBytes; rest > 127; rest = Math.floor(rest / 128)) numLengthBytes += 1
     if (numLengthBytes > 1) {
-      this.reserve(numLengthBytes)
-      this.buffer.copyWithin(lengthAt + numLengthBytes, lengthAt + 1, this.at)
+      this.#reserve(numLengthBytes)
+      this.#buffer.copyWithin(lengthAt + numLengthBytes, lengthAt + 1, this.#at)
     }
-    this.at = lengthAt
-    this.rawVarint(numBytes)
-    this.at += numBytes
+    this.#at = lengthAt
+    this.#rawVarint(numBytes)
+    this.#at += numBytes
   }
 }
 

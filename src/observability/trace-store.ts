@@ -19,30 +19,30 @@ const DEFAULT_LIMIT = 100
 
 /** Keeps the most recent traces in memory, requests and engine steps separately. The oldest are dropped first. */
 export class TraceStore {
-  private readonly requests: Ring
-  private readonly steps: Ring
+  readonly #requests: Ring
+  readonly #steps: Ring
 
   constructor(options: TraceStoreOptions) {
     const maxBytes = options.maxBytes ?? 64 * 1024 * 1024
-    this.requests = new Ring(options.maxTraces, maxBytes)
-    this.steps = new Ring(Math.min(options.maxSteps ?? 500, options.maxTraces), maxBytes / 4)
+    this.#requests = new Ring(options.maxTraces, maxBytes)
+    this.#steps = new Ring(Math.min(options.maxSteps ?? 500, options.maxTraces), maxBytes / 4)
   }
 
   add(trace: StoredTrace): void {
-    const ring = trace.requestId === null ? this.steps : this.requests
+    const ring = trace.requestId === null ? this.#steps : this.#requests
     ring.add(trace)
   }
 
   /** All trees of a trace id that the viewer may see, oldest first. */
   get(traceId: string, viewer: TraceViewer): readonly StoredTrace[] {
-    return [...this.requests.get(traceId), ...this.steps.get(traceId)].filter((trace) => mayShow(trace, viewer))
+    return [...this.#requests.get(traceId), ...this.#steps.get(traceId)].filter((trace) => mayShow(trace, viewer))
   }
 
   /** Request traces, newest first. */
   list(query: TraceQuery, viewer: TraceViewer): readonly StoredTrace[] {
     const limit = query.limit ?? DEFAULT_LIMIT
     const found: StoredTrace[] = []
-    for (const trace of this.requests.newestFirst()) {
+    for (const trace of this.#requests.newestFirst()) {
       if (found.length >= limit) break
       if (mayShow(trace, viewer) && matches(trace, query)) found.push(trace)
     }
@@ -50,11 +50,11 @@ export class TraceStore {
   }
 
   get size(): number {
-    return this.requests.size + this.steps.size
+    return this.#requests.size + this.#steps.size
   }
 
   get bytes(): number {
-    return this.requests.bytes + this.steps.bytes
+    return this.#requests.bytes + this.#steps.bytes
   }
 }
 
@@ -67,56 +67,56 @@ interface Slot {
 
 class Ring {
   bytes = 0
-  private readonly maxCount: number
-  private readonly maxBytes: number
-  private readonly byTraceId = new Map<string, StoredTrace[]>()
-  private slots: (Slot | null)[] = []
+  readonly #maxCount: number
+  readonly #maxBytes: number
+  readonly #byTraceId = new Map<string, StoredTrace[]>()
+  #slots: (Slot | null)[] = []
   /** Index of the oldest slot; earlier ones are gone. */
-  private head = 0
+  #head = 0
 
   constructor(maxCount: number, maxBytes: number) {
-    this.maxCount = maxCount
-    this.maxBytes = maxBytes
+    this.#maxCount = maxCount
+    this.#maxBytes = maxBytes
   }
 
   get size(): number {
-    return this.slots.length - this.head
+    return this.#slots.length - this.#head
   }
 
   add(trace: StoredTrace): void {
-    if (this.maxCount === 0) return
+    if (this.#maxCount === 0) return
     const bytes = estimateBytes(trace)
-    this.slots.push({ trace, bytes })
+    this.#slots.push({ trace, bytes })
     this.bytes += bytes
-    const same = this.byTraceId.get(trace.traceId)
+    const same = this.#byTraceId.get(trace.traceId)
     if (same) same.push(trace)
-    else this.byTraceId.set(trace.traceId, [trace])
-    while (this.size > this.maxCount || (this.bytes > this.maxBytes && this.size > 1)) this.evict()
+    else this.#byTraceId.set(trace.traceId, [trace])
+    while (this.size > this.#maxCount || (this.bytes > this.#maxBytes && this.size > 1)) this.#evict()
   }
 
   get(traceId: string): readonly StoredTrace[] {
-    return this.byTraceId.get(traceId) ?? []
+    return this.#byTraceId.get(traceId) ?? []
   }
 
   *newestFirst(): Generator<StoredTrace> {
-    for (let i = this.slots.length - 1; i >= this.head; i--) {
-      const slot = this.slots[i]
+    for (let i = this.#slots.length - 1; i >= this.#head; i--) {
+      const slot = this.#slots[i]
       if (slot) yield slot.trace
     }
   }
 
-  private evict(): void {
-    const slot = this.slots[this.head]
+  #evict(): void {
+    const slot = this.#slots[this.#head]
     if (!slot) return
-    this.slots[this.head++] = null
+    this.#slots[this.#head++] = null
     this.bytes -= slot.bytes
-    const rest = (this.byTraceId.get(slot.trace.traceId) ?? []).filter((trace) => trace !== slot.trace)
-    if (rest.length > 0) this.byTraceId.set(slot.trace.traceId, rest)
-    else this.byTraceId.delete(slot.trace.traceId)
+    const rest = (this.#byTraceId.get(slot.trace.traceId) ?? []).filter((trace) => trace !== slot.trace)
+    if (rest.length > 0) this.#byTraceId.set(slot.trace.traceId, rest)
+    else this.#byTraceId.delete(slot.trace.traceId)
     // Shifting only once per ring length keeps eviction O(1).
-    if (this.head > this.maxCount) {
-      this.slots = this.slots.slice(this.head)
-      this.head = 0
+    if (this.#head > this.#maxCount) {
+      this.#slots = this.#slots.slice(this.#head)
+      this.#head = 0
     }
   }
 }

@@ -29,10 +29,10 @@ export class GenerationResult {
   readonly promptTokens: number[]
   readonly promptIds: (readonly number[] | null)[]
   readonly promptLogprobs: (readonly (ChoiceLogprob | null)[])[] = []
-  private readonly job: GenerationJob
+  readonly #job: GenerationJob
 
   constructor(job: GenerationJob) {
-    this.job = job
+    this.#job = job
     const numPrompts = job.generation.prompts.length
     this.choices = Array.from({ length: numPrompts * job.generation.n }, () => ({
       text: '',
@@ -78,7 +78,7 @@ export class GenerationResult {
 
   /** The choices that the response shows, grouped by prompt. With best_of these are the ones with the best mean log-probability. */
   get shown(): readonly ChoiceResult[] {
-    const { job } = this
+    const job = this.#job
     const { n } = job.generation
     if (n === job.shown.choices) return this.choices
     return job.generation.prompts.flatMap((_, i) =>
@@ -107,7 +107,7 @@ export class GenerationResult {
 
   /** The sum over the choices that have ended. */
   get summary(): RequestSummary {
-    return summarize(this.finished, this.job.generation.n)
+    return summarize(this.finished, this.#job.generation.n)
   }
 
   usage() {

@@ -16,9 +16,9 @@ const PLAIN: Omit<ServedModelsOptions, 'subscribersOf'> = {
 /** The phase of the server (loading, ready, draining) and its models. */
 export class ServerState {
   readonly models: ServedModels
-  private currentPhase: Phase = 'loading'
+  #currentPhase: Phase = 'loading'
   /** Routes of the embedding and reranking models, by name. */
-  private readonly others = new Map<string, string>()
+  readonly #others = new Map<string, string>()
 
   /** `subscribersOf`: the subscribers of a model's engine, from its first event on. */
   constructor(
@@ -29,7 +29,7 @@ export class ServerState {
   }
 
   get phase(): Phase {
-    return this.currentPhase
+    return this.#currentPhase
   }
 
   /** The first loaded engine. */
@@ -43,7 +43,7 @@ export class ServerState {
 
   /** The models of the start are loaded. Does nothing if the server is shutting down already. */
   ready(): void {
-    if (this.currentPhase === 'loading') this.currentPhase = 'ready'
+    if (this.#currentPhase === 'loading') this.#currentPhase = 'ready'
   }
 
   /** Serves one loaded model. */
@@ -54,11 +54,11 @@ export class ServerState {
 
   /** Names the route of a model that generation routes do not serve, for their errors. */
   alsoServes(model: string, route: string): void {
-    this.others.set(model, route)
+    this.#others.set(model, route)
   }
 
   drain(): void {
-    this.currentPhase = 'draining'
+    this.#currentPhase = 'draining'
   }
 
   /**
@@ -66,8 +66,8 @@ export class ServerState {
    * @throws ApiError 503 while the server starts or if the model cannot be loaded, 404 for an unknown name; the signal's reason.
    */
   async use(model: string | undefined, signal: AbortSignal): Promise<ModelUse> {
-    if (this.currentPhase === 'loading') throw new ApiError('loading', 'the model is loading')
-    return this.models.use(model, signal, (name) => this.others.get(name))
+    if (this.#currentPhase === 'loading') throw new ApiError('loading', 'the model is loading')
+    return this.models.use(model, signal, (name) => this.#others.get(name))
   }
 
   /** Uses a model for some work and releases it. @throws as use */
