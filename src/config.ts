@@ -145,7 +145,7 @@ export function parseCommandLine(
   }
 }
 
-/** Throws ConfigError for a flag that belongs to another command. */
+/** @throws ConfigError for a flag that belongs to another command */
 function requireFlagsOf(command: CommandLine['command'], given: Readonly<Record<string, ParsedValue>>): void {
   if (command === 'help' || command === 'version') return
   for (const [name, commands] of Object.entries(COMMANDS_OF)) {
@@ -277,7 +277,7 @@ function finish(values: Readonly<Record<string, unknown>>, env: Readonly<Record<
   return Object.freeze(config)
 }
 
-/** Whether a variable switches off something that is on by default. Throws ConfigError for a value that means neither yes nor no. */
+/** Whether a variable switches off something that is on by default. @throws ConfigError for a value that means neither yes nor no */
 function isSwitchedOff(name: string, env: Readonly<Record<string, string | undefined>>): boolean {
   const word = env[name]?.trim().toLowerCase() ?? ''
   if (['false', '0', 'no', 'off'].includes(word)) return true

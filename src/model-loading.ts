@@ -64,7 +64,7 @@ function splitName(value: string): Omit<NamedModel, 'adapters'> {
   return { name, location }
 }
 
-/** The local models that the configuration names, or the bundled one. Throws ModelError when two have the same name. */
+/** The local models that the configuration names, or the bundled one. @throws ModelError when two have the same name */
 export function modelsOf({
   models,
   servedModelName,
@@ -90,7 +90,7 @@ export function modelsOf({
 
 const ADAPTER = /^([\w.:/-]+)(?:@([\w.:/@-]+))?=(.+)$/
 
-/** The adapters of `--lora`, by model. Adapters and models share one set of names. Throws ModelError for a name used twice. */
+/** The adapters of `--lora`, by model. Adapters and models share one set of names. @throws ModelError for a name used twice */
 function adaptersOf(
   lora: readonly string[],
   models: readonly string[],
@@ -135,7 +135,7 @@ interface LoadControl {
   readonly signal?: AbortSignal
 }
 
-/** Connects to the remote engines that the configuration names. Throws ModelError if one cannot serve. */
+/** Connects to the remote engines that the configuration names. @throws ModelError if one cannot serve */
 export async function loadRemoteEngine(config: Config, logger: Log): Promise<Loaded> {
   const { createRemoteEngine } = await import('./remote/connect.ts')
   const engine = await createRemoteEngine({
@@ -148,7 +148,7 @@ export async function loadRemoteEngine(config: Config, logger: Log): Promise<Loa
   return { engine, samplingDefaults: {}, promptTemplate: null }
 }
 
-/** Loads a model and creates its engine. Throws ModelError for a checkpoint that cannot serve. */
+/** Loads a model and creates its engine. @throws ModelError for a checkpoint that cannot serve */
 export async function loadEngine(
   config: Config,
   { name, location, adapters }: NamedModel,
@@ -235,7 +235,7 @@ function endIdsOf({ eosTokenIds, vocabSize }: ModelInfo, tokenizer: Tokenizer, l
   return possible
 }
 
-/** Creates the folder that a flag names and checks that it is writable. Throws ModelError. */
+/** Creates the folder that a flag names and checks that it is writable. @throws ModelError */
 async function requireWritable(flag: string, folder: string): Promise<void> {
   try {
     makeFolder(folder, 0o700)
@@ -271,7 +271,7 @@ async function kvTiersOf(config: Config, modelInfo: ModelInfo, logger: Log): Pro
   })
 }
 
-/** The folder or file of a model or an adapter; downloads it when the location is a hub id. Throws ModelError. */
+/** The folder or file of a model or an adapter; downloads it when the location is a hub id. @throws ModelError */
 async function locate(config: Config, location: string, what: 'model' | 'adapter'): Promise<string> {
   const { fetchAdapter, fetchModel } = await import('./engine/weights/hub.ts')
   const progress = createProgress(process.stderr, 'downloading')

@@ -325,8 +325,9 @@ function readyLine(url: string, { engine, models }: ServerState, ms: number): st
 }
 
 /**
- * Registers every model, then loads all of them, or only the first when idle models are to be unloaded. Remote engines come first: theirs is
- * the default model. Throws ModelError.
+ * Registers every model, then loads all of them, or only the first when idle models are to be unloaded. Remote engines come first: theirs is the
+ * default model.
+ * @throws ModelError
  */
 async function loadModels(
   config: Config,

@@ -44,7 +44,7 @@ export class OutputControl {
     this.#parts = parts
   }
 
-  /** The constraints of a request; null: answers are free. Throws EngineError for required calls in an unknown format. */
+  /** The constraints of a request; null: answers are free. @throws EngineError for required calls in an unknown format */
   rulesOf(request: GenerationRequest): OutputRules | null {
     const { reasoningFormat } = this.#parts
     const canThink = request.separatesReasoning === true && reasoningFormat !== null
@@ -74,7 +74,7 @@ export class OutputControl {
     return { kind: 'message', begin: reasoningFormat.answer, specialTokens, of }
   }
 
-  /** Throws as GrammarCompiler.compile. */
+  /** @throws as GrammarCompiler.compile */
   async compile(rules: OutputRules, request: GenerationRequest, signal: AbortSignal): Promise<CompiledRules> {
     const { grammars, reasoningFormat, tokenizer, vocabSize } = this.#parts
     const tenant = request.tenant ?? request.cacheSalt

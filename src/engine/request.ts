@@ -196,7 +196,7 @@ export type GenerationEvent = PromptEvent | PromptLogprobsEvent | TokenEvent | C
 
 /** A request's events as an async iterator. `poll` and `onReadable` avoid a promise per event, which is most of the cost of a stream. */
 export interface GenerationStream extends AsyncIterableIterator<GenerationEvent, undefined> {
-  /** The result of next() if it is available, else null. Throws what next() would reject with. Must not be called before the first next(). */
+  /** The result of next() if it is available, else null. Must not be called before the first next(). @throws what next() would reject with */
   poll(): IteratorResult<GenerationEvent, undefined> | null
   /**
    * Calls `listener` whenever poll() has a new result, from inside the engine's step and in the engine's async context. The listener must be
@@ -339,16 +339,16 @@ export interface Engine {
   /** null for a remote engine. */
   readonly tokenizer: TokenizerDescription | null
   /**
-   * Token ids of prompts as `submit` would compute them; null if a remote engine tokenizes. Long texts are encoded in another thread. Throws
-   * EngineError and the signal's reason.
+   * Token ids of prompts as `submit` would compute them; null if a remote engine tokenizes. Long texts are encoded in another thread.
+   * @throws EngineError and the signal's reason
    */
   encode(prompts: readonly PromptInput[], options?: TextOptions): Promise<readonly (readonly number[])[] | null>
-  /** Text of token ids; null if a remote engine tokenizes. Throws as `encode`. */
+  /** Text of token ids; null if a remote engine tokenizes. @throws as `encode` */
   decode(ids: readonly number[], options?: TextOptions): Promise<string | null>
   /**
-   * Queues the request and yields its events until every choice has finished. Throws EngineError: before the first event if the request is
-   * refused, later if it fails. Aborting the signal frees the request's blocks within one step and finishes each open choice as `abort`;
-   * `return()` does the same.
+   * Queues the request and yields its events until every choice has finished. Aborting the signal frees the request's blocks within one step and
+   * finishes each open choice as `abort`; `return()` does the same.
+   * @throws EngineError: before the first event if the request is refused, later if it fails
    */
   submit(request: GenerationRequest, signal: AbortSignal): GenerationStream
   subscribe(subscriber: EngineSubscriber): () => void

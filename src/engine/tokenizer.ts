@@ -56,7 +56,7 @@ export interface TokenizerFiles {
   readonly vocabulary?: BpeVocabulary
 }
 
-/** Loads the tokenizer of a folder in Hugging Face layout or of a .gguf file. Throws ModelError if it is missing, broken or unsupported. */
+/** Loads the tokenizer of a folder in Hugging Face layout or of a .gguf file. @throws ModelError if it is missing, broken or unsupported */
 export async function loadTokenizer(path: string): Promise<Tokenizer> {
   return createTokenizer({ ...(await readTokenizerFiles(path)), path })
 }
@@ -85,7 +85,7 @@ export async function readTokenizerConfig(path: string): Promise<Record<string, 
 /** The library requires every stage to be present. */
 const ABSENT_STAGES = { added_tokens: [], post_processor: null, decoder: null }
 
-/** A tokenizer from its files' contents. Throws ModelError. */
+/** A tokenizer from its files' contents. @throws ModelError */
 export function createTokenizer(files: TokenizerFiles, use: TokenizerUse = 'generate'): PairTokenizer {
   const config = {
     ...files.config,

@@ -125,11 +125,11 @@ export interface Backend {
   loadMatrix(label: string, rows: number, cols: number, data: MatrixData | MatrixRows, use?: MatrixUse): Promise<Matrix>
   /** Identifies the layout of packed matrices. A matrix can be imported only by a backend with the layout that exported it. */
   readonly packedLayout: string
-  /** Loads a matrix that `onPacked` received in an earlier run. Throws RangeError when sizes or form do not match, and whatever `read` throws. */
+  /** Loads a matrix that `onPacked` received in an earlier run. @throws RangeError when sizes or form do not match, and whatever `read` throws */
   importMatrix(label: string, rows: number, cols: number, stored: StoredMatrix, use?: MatrixUse): Promise<Matrix>
   /**
-   * Loads one matrix of `rows` x `cols` per expert. `load` is called for one expert at a time, so the host holds at most one of them. Throws
-   * when their formats differ.
+   * Loads one matrix of `rows` x `cols` per expert. `load` is called for one expert at a time, so the host holds at most one of them.
+   * @throws when their formats differ
    */
   loadExperts(
     label: string,
@@ -139,7 +139,7 @@ export interface Backend {
     load: (expert: number) => Promise<MatrixData>,
     use?: ExpertsUse,
   ): Promise<ExpertMatrix>
-  /** Loads experts that `loadExperts` packed in an earlier run. Throws as `importMatrix` does. */
+  /** Loads experts that `loadExperts` packed in an earlier run. @throws as `importMatrix` does */
   importExperts(
     label: string,
     numExperts: number,
@@ -149,7 +149,10 @@ export interface Backend {
     use?: ExpertsUse,
   ): Promise<ExpertMatrix>
   loadVector(label: string, values: Float32Array): Vector
-  /** Loads each adapter's update of a matrix of `rows` x `cols`; an adapter without parts does not change it. Throws RangeError for a part of the wrong size. */
+  /**
+   * Loads each adapter's update of a matrix of `rows` x `cols`; an adapter without parts does not change it.
+   * @throws RangeError for a part of the wrong size
+   */
   loadLowRank(label: string, rows: number, cols: number, adapters: readonly (readonly LowRankPart[])[]): LowRank
   /** `attentionFactor` multiplies cos and sin (YaRN, LongRoPE); 1 otherwise. */
   loadRope(label: string, inverseFrequencies: Float64Array, attentionFactor: number): RopeTable

@@ -39,7 +39,7 @@ export function sliceRows(data: MatrixData, rows: number, first: number, count: 
   })
 }
 
-/** Wraps whole matrices as rows to be read; `MatrixRows` pass through. Throws when the planes do not have the sizes that the shape needs. */
+/** Wraps whole matrices as rows to be read; `MatrixRows` pass through. @throws when the planes do not have the sizes that the shape needs */
 export function asRows(label: string, rows: number, cols: number, data: MatrixData | MatrixRows): MatrixRows {
   if ('read' in data) return data
   checkMatrix(label, rows, cols, data)
@@ -51,7 +51,7 @@ export function wholeMatrix(data: MatrixData | MatrixRows, rows: number): Promis
   return 'read' in data ? data.read(0, rows) : Promise.resolve(data)
 }
 
-/** Throws when the planes of a matrix do not have the sizes that its shape and format need. */
+/** @throws when the planes of a matrix do not have the sizes that its shape and format need */
 export function checkMatrix(label: string, rows: number, cols: number, data: MatrixData): void {
   const expect = (plane: string, found: number, expected: number): void => {
     if (found !== expected)

@@ -1,7 +1,7 @@
 /** Argument checks of `experts` that all backends share. */
 import type { Activation, ExpertMatrix, Routing } from './ops.ts'
 
-/** Throws Error when the shapes do not match. */
+/** @throws Error when the shapes do not match */
 export function checkExperts(
   out: Activation,
   x: Activation,

@@ -2,7 +2,7 @@
 import type { HeadProductsOptions } from './attention-options.ts'
 import type { Columns } from './ops.ts'
 
-/** Throws Error when the shapes do not match. */
+/** @throws Error when the shapes do not match */
 export function checkHeadProducts(out: Columns, { x, numHeads, headDim, count, table }: HeadProductsOptions): void {
   const fits =
     count % 16 === 0 &&

@@ -67,7 +67,7 @@ export function packLowRank(
   return { stride, table, values, rank: Math.max(0, ...adapters.map(rankOf)) }
 }
 
-/** Throws Error when an update of `rows` x `cols` does not match its output `out` and its input `x`. */
+/** @throws Error when an update of `rows` x `cols` does not match its output `out` and its input `x` */
 export function checkLowRank(
   { label, rows, cols }: { readonly label: string; readonly rows: number; readonly cols: number },
   out: { readonly label: string; readonly cols: number },
@@ -77,7 +77,7 @@ export function checkLowRank(
     throw new Error(`addLowRank ${label}: [.., ${x.cols}] -> [.., ${out.cols}] does not fit ${rows} x ${cols}`)
 }
 
-/** Throws Error unless `x` has as many columns as `out`, or twice as many when it holds gate and up projection (`isGated`). */
+/** @throws Error unless `x` has as many columns as `out`, or twice as many when it holds gate and up projection (`isGated`) */
 export function checkActivate(
   out: { readonly label: string; readonly cols: number },
   x: { readonly label: string; readonly cols: number },

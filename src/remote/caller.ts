@@ -41,7 +41,8 @@ export class UpstreamCaller {
 
   /**
    * Sends a prompt to an upstream, and once more to another one if the first fails before the first piece of its answer. Resolves when the call is
-   * accepted. Throws EngineError and the signal's reason.
+   * accepted.
+   * @throws EngineError and the signal's reason
    */
   async open(request: GenerationRequest, prompt: PromptInput, signal: AbortSignal): Promise<OpenCall> {
     const { upstreams } = this.#options

@@ -32,9 +32,10 @@ export function newRemoteChoice(choice: number, counters: MutableCounters): Remo
 }
 
 /**
- * A piece of a call in the engine's terms. Calls come one after the other, and only the first piece of each has id and name. Servers differ:
- * some repeat the name, or send an empty one, with each piece; some leave the index out, or send 0 for every call, so that another id is
- * what begins another call. Throws EngineError upstream_error for a piece that belongs to no call, and for a call without a name.
+ * A piece of a call in the engine's terms. Calls come one after the other, and only the first piece of each has id and name. Servers differ: some
+ * repeat the name, or send an empty one, with each piece; some leave the index out, or send 0 for every call, so that another id is what begins
+ * another call.
+ * @throws EngineError upstream_error for a piece that belongs to no call, and for a call without a name
  */
 export function nextToolCall(
   state: RemoteChoiceState,

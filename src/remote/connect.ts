@@ -22,7 +22,7 @@ const IDLE_TIMEOUT_MS = 120_000
 
 /**
  * Asks the engines for their models. Those that cannot be reached now are tried again later, as long as one answers.
- * Throws ModelError when none can be reached, or one does not serve the model asked for.
+ * @throws ModelError when none can be reached, or one does not serve the model asked for
  */
 export async function createRemoteEngine(options: RemoteEngineOptions): Promise<Engine> {
   const addresses = options.urls.map((url) => addressOf(url, options.apiKey))

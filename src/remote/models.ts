@@ -11,7 +11,7 @@ interface RemoteModel {
   readonly maxModelLen: number
 }
 
-/** Asks an engine for its models. Throws ModelError when it cannot be reached. */
+/** Asks an engine for its models. @throws ModelError when it cannot be reached */
 export async function listModels(url: string, headers: Record<string, string>): Promise<RemoteModel[]> {
   let body: unknown
   try {

@@ -63,9 +63,10 @@ export async function readResponseJson(response: Response): Promise<unknown> {
 }
 
 /**
- * The JSON of each event of a stream, up to [DONE] or the stream's end: its choices show when an answer is finished. Events are read as the
- * standard has them (https://html.spec.whatwg.org/multipage/server-sent-events.html): lines end with LF, CR or both, data of several
- * lines is one text, and an event without data is none. Throws upstream_error for an event without end, and for one that is not JSON.
+ * The JSON of each event of a stream, up to [DONE] or the stream's end: its choices show when an answer is finished. Events are read as the standard
+ * has them (https://html.spec.whatwg.org/multipage/server-sent-events.html): lines end with LF, CR or both, data of several lines is one text, and an
+ * event without data is none.
+ * @throws upstream_error for an event without end, and for one that is not JSON
  */
 async function* readServerSentEvents(body: AsyncIterable<Uint8Array>): AsyncGenerator<unknown, void, undefined> {
   const decoder = new TextDecoder()
@@ -108,8 +109,9 @@ function parseJson(text: string): unknown {
 }
 
 /**
- * An accepted answer that is no stream: whole, as one chunk; null for a stream, whose body is left to be read. What an answer of another kind says, such
- * as a proxy's page in HTML, is not passed on. Throws EngineError for an error in place of an answer.
+ * An accepted answer that is no stream: whole, as one chunk; null for a stream, whose body is left to be read. What an answer of another kind says,
+ * such as a proxy's page in HTML, is not passed on.
+ * @throws EngineError for an error in place of an answer
  */
 export async function readWholeAnswer(response: Response): Promise<RemoteChunk | null> {
   const type = response.headers.get('content-type')?.split(';')[0]?.trim().toLowerCase() ?? ''
@@ -127,14 +129,14 @@ export async function readWholeAnswer(response: Response): Promise<RemoteChunk |
   throw remoteRefusal(count(code) || count(status) || response.status, answer, response.headers.get('retry-after'))
 }
 
-/** The chunks of a stream. Throws EngineError upstream_error. */
+/** The chunks of a stream. @throws EngineError upstream_error */
 export async function* readAnswerChunks(body: AsyncIterable<Uint8Array>): AsyncGenerator<RemoteChunk, void, undefined> {
   for await (const value of readServerSentEvents(body)) yield parseChunk(value)
 }
 
 const NOT_JSON = 'the remote engine sent an answer that is not JSON'
 
-/** Reads a chunk. Throws upstream_error for an error frame. */
+/** Reads a chunk. @throws upstream_error for an error frame */
 function parseChunk(value: unknown): RemoteChunk {
   const chunk = object(value)
   // Older vLLM servers send the error itself.

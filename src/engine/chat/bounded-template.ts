@@ -9,12 +9,12 @@ import { toValue } from './jinja/values.ts'
 export class BoundedTemplate {
   readonly #body: Body
 
-  /** Throws TemplateFault for a template that cannot be parsed or uses unsupported features. */
+  /** @throws TemplateFault for a template that cannot be parsed or uses unsupported features */
   constructor(source: string) {
     this.#body = asFault(() => parseTemplate(source))
   }
 
-  /** Throws TemplateRefusal, and TemplateFault for everything else that goes wrong. */
+  /** @throws TemplateRefusal, and TemplateFault for everything else that goes wrong */
   render(values: Readonly<Record<string, unknown>>): string {
     return asFault(() => {
       const variables = Object.entries(values).map(([name, value]) => [name, toValue(value)] as const)

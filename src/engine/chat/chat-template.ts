@@ -38,8 +38,9 @@ export interface ChatTemplate {
   readonly source: string
   readonly sources: TemplateSources
   /**
-   * The prompt of a conversation. Throws EngineError invalid_request if the template refuses it, or would silently omit a part of it, such as a
-   * message with an unknown role, or tools.
+   * The prompt of a conversation.
+   * @throws EngineError invalid_request if the template refuses it, or would silently omit a part of it, such as a message with an unknown role, or
+   * tools
    */
   render(messages: readonly ChatMessage[], options?: RenderOptions): string
 }
@@ -51,8 +52,9 @@ const CHATML = `{%- for message in messages -%}
 {%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}`
 
 /**
- * Loads the template from `file`, else from the model: a folder (chat_template.jinja, else tokenizer_config.json) or a .gguf file. A model without
- * a template gets ChatML if its vocabulary has ChatML's markers, else null. Throws ModelError.
+ * Loads the template from `file`, else from the model: a folder (chat_template.jinja, else tokenizer_config.json) or a .gguf file. A model without a
+ * template gets ChatML if its vocabulary has ChatML's markers, else null.
+ * @throws ModelError
  */
 export async function loadChatTemplate(
   path: string,
@@ -67,7 +69,7 @@ export async function loadChatTemplate(
   return createChatTemplate(CHATML, tokenizer)
 }
 
-/** Throws ModelError naming the flag. */
+/** @throws ModelError naming the flag */
 async function fileTemplate(file: string, tokenizer: Tokenizer): Promise<ChatTemplate> {
   try {
     const source = await readText(file)
@@ -87,7 +89,7 @@ async function loadOwnTemplate(path: string, tokenizer: Tokenizer): Promise<Chat
   return plain === null ? null : templateOf({ plain, withTools: namedSource(config, 'tool_use') }, tokenizer)
 }
 
-/** Throws ModelError when a source cannot be parsed. */
+/** @throws ModelError when a source cannot be parsed */
 export function templateOf({ plain, withTools }: TemplateSources, tokenizer: TurnTokens): ChatTemplate {
   const template = createChatTemplate(plain, tokenizer)
   return withTools === null ? template : new ChatTemplatePair(template, createChatTemplate(withTools, tokenizer))
@@ -136,7 +138,7 @@ const RENDER_MS = 2_000
 /** Limit on remembered shapes of conversations that a template shows completely. */
 const MAX_KNOWN_SHAPES = 256
 
-/** Compiles a Jinja template. Throws ModelError when it cannot be parsed. */
+/** Compiles a Jinja template. @throws ModelError when it cannot be parsed */
 export function createChatTemplate(source: string, tokenizer: TurnTokens): ChatTemplate {
   let template: BoundedTemplate
   try {
@@ -224,7 +226,7 @@ class JinjaChatTemplate implements ChatTemplate {
     return found
   }
 
-  /** Throws EngineError if no adaptation makes the template show the whole conversation. */
+  /** @throws EngineError if no adaptation makes the template show the whole conversation */
   #findAdaptation(messages: readonly ChatMessage[], tools: readonly ToolDefinition[]): Adaptation {
     const hasDeveloper = messages.some(({ role }) => role === 'developer')
     const hasCalls = messages.some(({ toolCalls = [] }) => toolCalls.length > 0)
@@ -251,7 +253,8 @@ class JinjaChatTemplate implements ChatTemplate {
   }
 
   /**
-   * Whether the prompt shows the arguments of all calls. Throws EngineError for the first message, or the tools, of which it shows nothing.
+   * Whether the prompt shows the arguments of all calls.
+   * @throws EngineError for the first message, or the tools, of which it shows nothing
    */
   #requireShown(messages: readonly ChatMessage[], tools: readonly ToolDefinition[], adaptation: Adaptation): boolean {
     const render = (markCall: (call: unknown, name: string) => unknown) => {

@@ -12,7 +12,8 @@ const DEADLINE_MS_PER_CHARACTER = 0.02
 const SHORT_CHARACTERS = 20
 
 /**
- * Encodes prompts. Throws EngineError for what the template refuses, and for prompts longer than the model's context
+ * Encodes prompts.
+ * @throws EngineError for what the template refuses, and for prompts longer than the model's context
  */
 export class PromptEncoder {
   readonly #tokenizer: Tokenizer
@@ -25,7 +26,7 @@ export class PromptEncoder {
     this.#maxModelLen = maxModelLen
   }
 
-  /** Bytes of text in a prompt. Throws EngineError context_length_exceeded for one that cannot fit, even in the longest tokens. */
+  /** Bytes of text in a prompt. @throws EngineError context_length_exceeded for one that cannot fit, even in the longest tokens */
   check(prompt: PromptInput): number {
     if ('ids' in prompt) return 0
     if ('text' in prompt) return this.#checkBytes(Buffer.byteLength(prompt.text), 'prompt')
@@ -38,7 +39,7 @@ export class PromptEncoder {
     return 'ids' in prompt || ('text' in prompt && this.#isLinear(prompt.text))
   }
 
-  /** Throws EngineError invalid_request or context_length_exceeded. */
+  /** @throws EngineError invalid_request or context_length_exceeded */
   encode(prompt: PromptInput, options: { readonly addSpecialTokens?: boolean } = {}): readonly number[] {
     if ('ids' in prompt) return prompt.ids
     if ('text' in prompt) return this.#encode(prompt.text, 'prompt', options)

@@ -50,7 +50,7 @@ export class TextService {
     this.#queue = data === null ? null : openQueue(data)
   }
 
-  /** Token ids of prompts that are short enough to be encoded at once, else null. Throws as encode(). */
+  /** Token ids of prompts that are short enough to be encoded at once, else null. @throws as encode() */
   encodeNow(
     prompts: readonly PromptInput[],
     { addSpecialTokens = true }: TextOptions = {},
@@ -62,8 +62,8 @@ export class TextService {
   }
 
   /**
-   * Token ids of prompts. Throws EngineError: invalid_request, context_length_exceeded, queue_full where too many texts wait; and the
-   * signal's reason.
+   * Token ids of prompts.
+   * @throws EngineError: invalid_request, context_length_exceeded, queue_full where too many texts wait; and the signal's reason
    */
   async encode(prompts: readonly PromptInput[], options: TextOptions = {}): Promise<readonly (readonly number[])[]> {
     if (options.isAnyLength === true) {
@@ -92,7 +92,7 @@ export class TextService {
     return encoded
   }
 
-  /** Decodes token ids. Throws EngineError queue_full if too many texts wait, and the signal's reason. */
+  /** Decodes token ids. @throws EngineError queue_full if too many texts wait, and the signal's reason */
   async decode(ids: readonly number[], options: TextOptions = {}): Promise<string> {
     const { skipSpecialTokens = false } = options
     if (this.#queue === null || ids.length <= MAX_SHORT_TOKENS)

@@ -35,7 +35,7 @@ const NAME = /^([\w-]{43})\.kv$/
 /** Limit on blocks that wait to be written. A disk that cannot keep up loses blocks instead of using memory. */
 const MAX_PENDING_WRITES = 1024
 
-/** Opens the tiers and lists the blocks in the directory. Null if both are off. Throws if the directory cannot be used. */
+/** Opens the tiers and lists the blocks in the directory. Null if both are off. @throws if the directory cannot be used */
 export async function openKvTiers(options: KvTiersOptions): Promise<KvTiers | null> {
   if (options.hostMemoryBytes <= 0 && options.directory === null) return null
   const tiers = new KvTiers(options)

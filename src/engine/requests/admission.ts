@@ -26,7 +26,7 @@ interface QueueLoad {
   readonly numTokens: number
 }
 
-/** Checks fields whose range depends on the model or on another field. Throws EngineError invalid_request naming the field. */
+/** Checks fields whose range depends on the model or on another field. @throws EngineError invalid_request naming the field */
 export function checkRequest(request: GenerationRequest, { vocabSize }: ModelInfo): void {
   const { minTokens, maxTokens, stopTokenIds } = request
   const unknown = stopTokenIds.find((token) => !Number.isInteger(token) || token < 0 || token >= vocabSize)
@@ -38,7 +38,7 @@ export function checkRequest(request: GenerationRequest, { vocabSize }: ModelInf
   }
 }
 
-/** Throws EngineError invalid_request if the request's answer could exceed the limits on tokens or log-probabilities. */
+/** @throws EngineError invalid_request if the request's answer could exceed the limits on tokens or log-probabilities */
 export function checkSize(
   request: GenerationRequest,
   prompts: readonly (readonly number[])[],
@@ -63,7 +63,7 @@ export function checkSize(
   }
 }
 
-/** Checks the token ids of a prompt. An empty prompt becomes the BOS token. Throws EngineError invalid_request or context_length_exceeded. */
+/** Checks the token ids of a prompt. An empty prompt becomes the BOS token. @throws EngineError invalid_request or context_length_exceeded */
 export function checkPrompt(
   encoded: readonly number[],
   prompt: PromptInput,
@@ -85,8 +85,8 @@ export function checkPrompt(
 }
 
 /**
- * Throws EngineError queue_full if `prompts`, `n` times each, would exceed the limits of the queue now, and invalid_request if they would
- * exceed them even in an empty queue.
+ * @throws EngineError queue_full if `prompts`, `n` times each, would exceed the limits of the queue now, and invalid_request if they would exceed
+ * them even in an empty queue
  */
 export function checkQueue(
   prompts: readonly (readonly number[])[],
@@ -137,7 +137,7 @@ interface SequenceFactory {
   readonly adapter?: number | undefined
 }
 
-/** The index of a request's adapter. Throws EngineError invalid_request for a name that the model does not have. */
+/** The index of a request's adapter. @throws EngineError invalid_request for a name that the model does not have */
 export function adapterOf({ adapter }: GenerationRequest, { adapters }: ModelInfo): number | undefined {
   if (adapter === undefined) return undefined
   const index = adapters.findIndex(({ name }) => name === adapter)
@@ -145,7 +145,7 @@ export function adapterOf({ adapter }: GenerationRequest, { adapters }: ModelInf
   throw invalidField('model', `expected one of the model's ${adapters.length} adapters`)
 }
 
-/** One sequence per choice, in the order of choices. Throws EngineError invalid_request for sampling parameters that do not fit the model. */
+/** One sequence per choice, in the order of choices. @throws EngineError invalid_request for sampling parameters that do not fit the model */
 export function createSequences(
   request: GenerationRequest,
   prompts: readonly (readonly number[])[],

@@ -30,7 +30,7 @@ interface IntakeParts {
   /** How the model marks its reasoning; null: unknown. */
   readonly reasoningFormat: ReasoningFormat | null
   readonly options: QueueBounds & { readonly prefixCaching: boolean; readonly speculation: boolean }
-  /** Throws EngineError while the engine takes no new requests. */
+  /** @throws EngineError while the engine takes no new requests */
   readonly refuseUnlessRunning: () => void
 }
 
@@ -45,7 +45,7 @@ export class Intake {
     this.#parts = parts
   }
 
-  /** Queues the choices of a request. Throws EngineError if it is refused. */
+  /** Queues the choices of a request. @throws EngineError if it is refused */
   async admit(active: ActiveRequest): Promise<void> {
     const { request, stream } = active
     const {

@@ -18,7 +18,7 @@ export function insert(list: Sequence[], sequence: Sequence, compare: (a: Sequen
   list.splice(after + 1, 0, sequence)
 }
 
-/** Removes a sequence. Throws if it is not in the list. */
+/** Removes a sequence. @throws if it is not in the list */
 export function remove(list: Sequence[], sequence: Sequence): void {
   const index = list.indexOf(sequence)
   if (index < 0) throw new Error(`sequence ${sequence.requestId}/${sequence.choice} is not in the list it belongs to`)

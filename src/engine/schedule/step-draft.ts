@@ -119,12 +119,12 @@ export class StepDraft {
     return Math.max(0, left - 1 - numOthers)
   }
 
-  /** Adds a decode step: the newest token, and drafts after it. Throws SequenceFault. */
+  /** Adds a decode step: the newest token, and drafts after it. @throws SequenceFault */
   addDecode(sequence: Sequence, drafts: readonly number[]): void {
     blaming(sequence, () => this.#addDecode(sequence, drafts))
   }
 
-  /** Adds as many uncomputed tokens as the budget allows. A token is sampled if the chunk reaches the last of them. Throws SequenceFault. */
+  /** Adds as many uncomputed tokens as the budget allows. A token is sampled if the chunk reaches the last of them. @throws SequenceFault */
   addChunk(sequence: Sequence): void {
     blaming(sequence, () => this.#addChunk(sequence))
   }

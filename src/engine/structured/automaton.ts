@@ -40,8 +40,8 @@ type Term = { readonly id: number; readonly isNullable: boolean } & (
 )
 
 /**
- * The texts that belong to all of the languages and to none of the excluded ones; null if there are none. Throws Unenforceable if there are too
- * many states, and for a look-ahead inside a repetition.
+ * The texts that belong to all of the languages and to none of the excluded ones; null if there are none.
+ * @throws Unenforceable if there are too many states, and for a look-ahead inside a repetition
  */
 export function intersect(languages: readonly Regex[], excluded: readonly Regex[] = []): Automaton | null {
   const builder = new Builder([...languages, ...excluded])
@@ -75,7 +75,7 @@ function explore(builder: Builder, start: Term): Automaton | null {
   return withoutDeadEnds(states)
 }
 
-/** The texts that both automata accept; null if there are none. Throws Unenforceable for too many states. */
+/** The texts that both automata accept; null if there are none. @throws Unenforceable for too many states */
 export function product(a: Automaton, b: Automaton): Automaton | null {
   const numbers = new Map([['0 0', 0]])
   const pairs: [number, number][] = [[0, 0]]

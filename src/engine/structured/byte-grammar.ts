@@ -29,7 +29,7 @@ export function text(value: string): Expression {
   return { kind: 'text', text: value }
 }
 
-/** A pattern without look-aheads, converted directly instead of through an automaton. Throws Unenforceable for others. */
+/** A pattern without look-aheads, converted directly instead of through an automaton. @throws Unenforceable for others */
 export function plain(node: Regex, encoding: Encoding): Expression {
   switch (node.kind) {
     case 'set':
@@ -135,7 +135,7 @@ export class GrammarRules {
     return made
   }
 
-  /** Compiles the rules. Throws Unenforceable if the network is too large. */
+  /** Compiles the rules. @throws Unenforceable if the network is too large */
   network(root: Expression): Network {
     return new NetworkBuilder(this.#bodies).build(root)
   }
@@ -160,7 +160,7 @@ class NetworkBuilder {
     this.#bodies = bodies
   }
 
-  /** Throws Unenforceable for a grammar without a finite text. */
+  /** @throws Unenforceable for a grammar without a finite text */
   build(root: Expression): Network {
     this.#findEnding()
     if (!this.#canEnd(root)) throw new Unenforceable('no output that it allows is finite')

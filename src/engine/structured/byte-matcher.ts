@@ -52,12 +52,12 @@ export class ByteMatcher {
     this.#classes = classesOf(network)
   }
 
-  /** The place at the beginning of a text. Throws TooAmbiguous. */
+  /** The place at the beginning of a text. @throws TooAmbiguous */
   start(): MatchState {
     return this.#place([this.#network.start * STACKS + EMPTY_STACK])
   }
 
-  /** The place after a byte; null: the byte is not allowed. Throws TooAmbiguous. */
+  /** The place after a byte; null: the byte is not allowed. @throws TooAmbiguous */
   step(place: MatchState, byte: number): MatchState | null {
     const own = this.#classes[byte] ?? 0
     const known = place.next[own]

@@ -22,7 +22,7 @@ interface ConstraintGrammar {
 /** Limit on the characters of a pattern that is compiled to an automaton. More would take seconds. */
 const MAX_DETERMINED = 2000
 
-/** Throws Unenforceable, in words that name the field. */
+/** @throws Unenforceable, in words that name the field */
 export function constraintGrammar(source: GrammarSource): ConstraintGrammar {
   const grammar = new GrammarRules()
   const warnings: string[] = []

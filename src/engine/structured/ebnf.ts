@@ -17,7 +17,7 @@ const TOKEN =
   /(?<space>\s+|#[^\n]*)|(?<string>"(?:\\[^\n]|[^"\\\n])*")|(?<class>\[\^?(?:\\[^\n]|[^\\\]\n])*\])|(?<name>[A-Za-z_][\w-]*)|(?<count>\{\s*\d*\s*,?\s*\d*\s*\})|(?<mark>::=|[()|*+?.])/y
 const MAX_DEPTH = 200
 
-/** Parses a grammar into its rules. Throws Unenforceable naming the line. */
+/** Parses a grammar into its rules. @throws Unenforceable naming the line */
 export function parseEbnf(source: string): ReadonlyMap<string, NamedRule> {
   const rules = new Map<string, NamedRule>()
   const tokens = tokenize(source)

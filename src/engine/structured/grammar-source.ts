@@ -29,7 +29,7 @@ export interface GrammarSource {
   readonly constraint: OutputConstraint
 }
 
-/** A constraint that is small enough, and its key among others. Throws EngineError invalid_request naming the field. */
+/** A constraint that is small enough, and its key among others. @throws EngineError invalid_request naming the field */
 export function grammarSource(constraint: OutputConstraint): GrammarSource & { readonly key: string } {
   const param = grammarParam(constraint)
   // Counted with an end: what is far too long is not even read through.

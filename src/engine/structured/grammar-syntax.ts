@@ -26,7 +26,7 @@ export class GrammarSyntax {
     this.#rules = rules
   }
 
-  /** The rule of a name with all that it leads to. Throws Unenforceable naming the line. */
+  /** The rule of a name with all that it leads to. @throws Unenforceable naming the line */
   root(name: string, grammar: GrammarRules): Expression {
     if (!this.#rules.has(name)) throw new Unenforceable(`no rule named ${name}`)
     const rules = new Map([...this.#rules].map(([own, { body }]) => [own, this.#withoutLeftRecursion(own, body)]))
@@ -68,7 +68,7 @@ export class GrammarSyntax {
     return { kind: 'sequence', parts: [first, further] }
   }
 
-  /** Throws unless every rule can match a finite text and every name has a rule. */
+  /** @throws unless every rule can match a finite text and every name has a rule */
   #requireEnds(rules: ReadonlyMap<string, Syntax>): void {
     const ending = new Set<string>()
     const ends = (node: Syntax): boolean => {
@@ -97,7 +97,7 @@ export class GrammarSyntax {
   }
 }
 
-/** Throws for left recursion through other rules. */
+/** @throws for left recursion through other rules */
 function requireNoLeftRecursion(rules: ReadonlyMap<string, Syntax>, lines: ReadonlyMap<string, NamedRule>): void {
   const empty = new Set<string>()
   const isEmpty = (node: Syntax): boolean => {

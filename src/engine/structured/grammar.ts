@@ -24,8 +24,8 @@ interface Grammar {
 
 export interface GrammarCompiler {
   /**
-   * Throws EngineError invalid_request for a constraint that cannot be enforced or compiled, and queue_full if too many are waiting. Rejects with
-   * the signal's reason if it is aborted. A compilation that no request needs any more is cancelled.
+   * Rejects with the signal's reason if it is aborted. A compilation that no request needs any more is cancelled.
+   * @throws EngineError invalid_request for a constraint that cannot be enforced or compiled, and queue_full if too many are waiting
    */
   compile(constraint: OutputConstraint, tenant?: string, signal?: AbortSignal): Promise<Grammar>
   /** Ends the threads; idempotent. */

@@ -23,7 +23,7 @@ export class JsonNumbers {
     this.#note = note
   }
 
-  /** The expression of a number that satisfies all schemas of `parts`. Throws Unenforceable. */
+  /** The expression of a number that satisfies all schemas of `parts`. @throws Unenforceable */
   number(type: 'integer' | 'number', parts: Parts, path: string): Expression {
     const low = tightest(parts, 'minimum', 'exclusiveMinimum', 1)
     const high = tightest(parts, 'maximum', 'exclusiveMaximum', -1)

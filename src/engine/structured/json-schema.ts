@@ -81,7 +81,7 @@ export class JsonSchema {
     return this.#unenforced
   }
 
-  /** The rule of the whole schema. Throws Unenforceable naming the path of every problem. */
+  /** The rule of the whole schema. @throws Unenforceable naming the path of every problem */
   rule(): Expression {
     const rule = this.node([this.#root], '#', 0, this.#rootStyle)
     if (rule === null && this.#problems.length === 0) this.#problems.push(this.#reason ?? 'nothing matches the schema')

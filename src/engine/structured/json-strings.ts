@@ -49,7 +49,8 @@ export class JsonStrings {
   }
 
   /**
-   * The content of a string, without its quotes. It is none of the `excluded` texts and does not contain `mark`. Throws Unenforceable.
+   * The content of a string, without its quotes. It is none of the `excluded` texts and does not contain `mark`.
+   * @throws Unenforceable
    */
   inner(parts: Parts, path: string, { excluded = [], mark = null }: InnerOptions = {}): Expression {
     const patterns: Regex[] = []

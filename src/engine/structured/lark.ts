@@ -49,7 +49,7 @@ interface LarkRule {
   readonly tokens: Token[]
 }
 
-/** Parses a grammar into its rules and terminals. Throws Unenforceable naming the line. */
+/** Parses a grammar into its rules and terminals. @throws Unenforceable naming the line */
 export function parseLark(text: string): {
   readonly rules: ReadonlyMap<string, NamedRule>
   readonly warnings: readonly string[]

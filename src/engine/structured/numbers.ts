@@ -16,7 +16,7 @@ const POINT = literal('.')
 /** Limit on the remainders that an automaton counts. */
 const MAX_MULTIPLE = 2000
 
-/** Integers from `low` to `high`; null: unbounded. Throws Unenforceable for a range that holds none. */
+/** Integers from `low` to `high`; null: unbounded. @throws Unenforceable for a range that holds none */
 export function integers(low: Bound | null, high: Bound | null): Regex {
   const least =
     low === null ? null : BigInt(Math.ceil(low.value)) + (low.isExclusive && Number.isInteger(low.value) ? 1n : 0n)
@@ -75,7 +75,7 @@ function digits(from: number, to: number): Regex {
   return set([[0x30 + from, 0x30 + to]])
 }
 
-/** Numbers from `low` to `high`; null: unbounded. Without bounds exponents may be written. Throws Unenforceable for a range that holds none. */
+/** Numbers from `low` to `high`; null: unbounded. Without bounds exponents may be written. @throws Unenforceable for a range that holds none */
 export function decimals(low: Bound | null, high: Bound | null): Regex {
   if (low === null && high === null) {
     const exponent = sequence(set([[0x45, 0x45], [0x65, 0x65]]), repeat(set([[0x2b, 0x2b], [0x2d, 0x2d]]), 0, 1), repeat(DIGIT, 1, 2)) // prettier-ignore
@@ -173,7 +173,7 @@ function fractionsBetween(low: Decimal | null, high: Decimal | null, places: num
   return parts.length === 0 ? null : choice(...parts)
 }
 
-/** The multiples of a positive number in decimal notation. Throws Unenforceable for one with too many remainders to count. */
+/** The multiples of a positive number in decimal notation. @throws Unenforceable for one with too many remainders to count */
 export function multiples(of: number): Automaton {
   const { whole, fraction } = decimalOf({ value: of, isExclusive: false })
   const places = fraction.length

@@ -2,12 +2,12 @@
 import { ANYTHING, choice, containsKind, EMPTY, type Regex, sequence } from './regex.ts'
 import { Unenforceable } from './unenforceable.ts'
 
-/** The language of the texts in which the pattern matches somewhere. Throws Unenforceable. */
+/** The language of the texts in which the pattern matches somewhere. @throws Unenforceable */
 export function searched(pattern: Regex): Regex {
   return anchored(pattern, ANYTHING)
 }
 
-/** The language of the texts that match the pattern as a whole. Throws Unenforceable. */
+/** The language of the texts that match the pattern as a whole. @throws Unenforceable */
 export function wholly(pattern: Regex): Regex {
   return anchored(pattern, EMPTY)
 }

@@ -66,7 +66,7 @@ interface RegexFlags {
 
 const NO_FLAGS: RegexFlags = { isAnyCase: false, isDotAll: false }
 
-/** Throws Unenforceable. */
+/** @throws Unenforceable */
 export function parseRegex(pattern: string, flags: Partial<RegexFlags> = {}): Regex {
   const parsed = new Parser(pattern, { ...NO_FLAGS, ...flags }).parse()
   checkSize(parsed)

@@ -33,7 +33,7 @@ export class SchemaParts {
     this.negation = new SchemaNegation((reference) => this.target(reference))
   }
 
-  /** Throws Unenforceable for a reference that leads nowhere. */
+  /** @throws Unenforceable for a reference that leads nowhere */
   target(reference: unknown): unknown {
     return this.#references.target(reference)
   }
@@ -66,7 +66,7 @@ export class SchemaParts {
     return { anyOf: [{ allOf: [condition, then] }, { allOf: [negated, otherwise] }] }
   }
 
-  /** All schemas that bind a value of these; null: nothing can satisfy them. Throws Unenforceable. */
+  /** All schemas that bind a value of these; null: nothing can satisfy them. @throws Unenforceable */
   expand(schemas: readonly unknown[]): Parts | null {
     const found = new Set<Schema>()
     const active = new Set<Schema>()
@@ -133,7 +133,7 @@ export function excludedValues(parts: Parts): readonly unknown[] {
   return parts.flatMap((part): unknown[] => (Array.isArray(part[NOT_VALUES]) ? (part[NOT_VALUES] as unknown[]) : []))
 }
 
-/** The types that a conjunction leaves; null where none of it names one. Throws Unenforceable for what is no type. */
+/** The types that a conjunction leaves; null where none of it names one. @throws Unenforceable for what is no type */
 export function commonTypes(parts: Parts): ReadonlySet<string> | null {
   const left = parts.reduce<Set<string> | null>((before, { type, nullable }) => {
     if (type === undefined) return before
@@ -191,7 +191,7 @@ export function alternatives(rules: readonly (Expression | null)[]): Expression 
   return possible.length === 0 ? null : oneOf(...possible)
 }
 
-/** The counts that all parts leave. Throws Unenforceable. */
+/** The counts that all parts leave. @throws Unenforceable */
 export function counts(parts: Parts, least: string, most: string): { readonly least: number; readonly most: number } {
   const read = (keyword: string) => parts.flatMap((part) => (part[keyword] === undefined ? [] : [part[keyword]]))
   const all = [...read(least), ...read(most)]
@@ -205,7 +205,7 @@ export function counts(parts: Parts, least: string, most: string): { readonly le
 /** Counts up to this are enforced. No answer is longer: an upper bound above it is brought down to it. */
 export const MAX_COUNTED = 20_000
 
-/** The counts that all parts leave, as far as they are enforced; `note` is told of the rest. Throws Unenforceable. */
+/** The counts that all parts leave, as far as they are enforced; `note` is told of the rest. @throws Unenforceable */
 export function boundedCounts(
   parts: Parts,
   [leastWord, mostWord]: readonly [string, string],

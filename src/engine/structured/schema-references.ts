@@ -15,7 +15,7 @@ export class SchemaReferences {
     this.#root = root
   }
 
-  /** The schema that a `$ref` points to. Throws Unenforceable when there is none. */
+  /** The schema that a `$ref` points to. @throws Unenforceable when there is none */
   target(reference: unknown): unknown {
     if (reference === '#') return this.#root
     if (typeof reference !== 'string') throw new Unenforceable('"$ref" that is not a string')

@@ -10,7 +10,7 @@ interface UserGrammar {
   readonly warnings: readonly string[]
 }
 
-/** Throws Unenforceable naming the line. */
+/** @throws Unenforceable naming the line */
 export function userGrammar(source: string, grammar: GrammarRules): UserGrammar {
   if (isLark(source)) {
     const { rules, warnings } = parseLark(source)

@@ -3,8 +3,9 @@ import { existsSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 
 /**
- * The JavaScript entry of a worker, by its path within the engine's folder. Code that runs from src/ (tests) uses the built entry in dist/, because
- * a worker thread does not inherit the test runner's loader. Throws if the entry has not been built.
+ * The JavaScript entry of a worker, by its path within the engine's folder. Code that runs from src/ (tests) uses the built entry in dist/, because a
+ * worker thread does not inherit the test runner's loader.
+ * @throws if the entry has not been built
  */
 export function builtEntry(path: string): URL {
   if (!import.meta.url.endsWith('.ts')) return new URL(`../${path}.js`, import.meta.url)

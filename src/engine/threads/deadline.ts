@@ -13,8 +13,8 @@ let endsAtMs = Infinity
 
 /**
  * Runs a synchronous task and stops it after `ms`, even inside a regular expression. Only code in a context of its own can be stopped in this way,
- * which costs about 0.1 ms. Inside a task with an earlier deadline it costs nothing, and the earlier deadline applies. Throws DeadlineError, and
- * what the task throws.
+ * which costs about 0.1 ms. Inside a task with an earlier deadline it costs nothing, and the earlier deadline applies.
+ * @throws DeadlineError, and what the task throws
  */
 export function withDeadline<T>(ms: number, task: () => T): T {
   const outerEndsAtMs = endsAtMs

@@ -46,7 +46,7 @@ export class ThreadQueue<Call, Answer> {
     this.#options = options
   }
 
-  /** Queues a call. Throws the error of the call, `full`, `tooSlow`, the signal's reason, or the reason of `close`. */
+  /** Queues a call. @throws the error of the call, `full`, `tooSlow`, the signal's reason, or the reason of `close` */
   async run(call: Call, queued: QueuedCall): Promise<Answer> {
     const { tenant, signal } = queued
     signal?.throwIfAborted()

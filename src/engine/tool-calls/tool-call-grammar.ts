@@ -31,8 +31,8 @@ interface ToolCallRule {
 }
 
 /**
- * The grammar of an answer that must call functions; null if the model may choose not to. Throws EngineError invalid_request if the format is
- * unknown or the parameters do not describe an object.
+ * The grammar of an answer that must call functions; null if the model may choose not to.
+ * @throws EngineError invalid_request if the format is unknown or the parameters do not describe an object
  */
 export function toolCallGrammar(
   format: ToolCallFormat | null,

@@ -63,7 +63,7 @@ export class KvPool {
     return bytes
   }
 
-  /** Writes bytes from `read` to any blocks. Throws when the number of bytes does not match the number of blocks. */
+  /** Writes bytes from `read` to any blocks. @throws when the number of bytes does not match the number of blocks */
   write(blocks: readonly number[], bytes: Uint8Array): void {
     const expected = blocks.length * kvBlockBytes(this.layout)
     if (bytes.length !== expected)

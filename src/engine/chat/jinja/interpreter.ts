@@ -50,7 +50,7 @@ class Scope {
 
 type Signal = 'break' | 'continue' | null
 
-/** The text of a template. Throws TemplateFault and TemplateRefusal. */
+/** The text of a template. @throws TemplateFault and TemplateRefusal */
 export function renderTemplate(body: Body, variables: ReadonlyMap<string, Value>): string {
   const globals = new Scope(null)
   for (const [name, value] of [...GLOBALS, ...variables]) globals.set(name, value)

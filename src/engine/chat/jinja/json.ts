@@ -13,7 +13,7 @@ interface JsonLayout {
   readonly isAscii: boolean
 }
 
-/** As json.dumps. Throws TemplateFault for a value that JSON cannot represent. */
+/** As json.dumps. @throws TemplateFault for a value that JSON cannot represent */
 export function jsonText(value: Value, layout: JsonLayout, depth = 0, visits = new Visits()): string {
   visits.next()
   if (value instanceof Spelled) return value.text

@@ -29,7 +29,7 @@ const STRING = /'(?:[^'\\]|\\[^])*'|"(?:[^"\\]|\\[^])*"/y
 const OPERATOR = /\/\/|\*\*|==|!=|>=|<=|[-+/*%~[\](){}><=.:|,;]/y
 const CLOSERS: Readonly<Record<string, string>> = { '(': ')', '[': ']', '{': '}' }
 
-/** The tokens of a template. Throws TemplateFault naming the line. */
+/** The tokens of a template. @throws TemplateFault naming the line */
 export function tokenize(source: string): Token[] {
   return new Lexer(source).tokenize()
 }

@@ -3,7 +3,7 @@ import { ExpressionParser } from './expression-parser.ts'
 import type { Body, Parameter, Statement, Target, TemplateExpression } from './nodes.ts'
 import { TokenReader } from './token-reader.ts'
 
-/** Parses a template. Throws TemplateFault for invalid or unsupported syntax, naming the line. */
+/** Parses a template. @throws TemplateFault for invalid or unsupported syntax, naming the line */
 export function parseTemplate(source: string): Body {
   return new StatementParser(new TokenReader(source)).parse()
 }

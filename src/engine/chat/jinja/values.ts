@@ -324,7 +324,7 @@ export function numberOf(value: boolean | bigint | number): bigint | number {
   return typeof value === 'boolean' ? (value ? 1n : 0n) : value
 }
 
-/** Negative where `left` comes first. Throws for what Python does not order. */
+/** Negative where `left` comes first. @throws for what Python does not order */
 export function compare(left: Value, right: Value, operator: string): number {
   const [a, b] = [plainOf(left), plainOf(right)]
   if (isNumeric(a) && isNumeric(b)) {
