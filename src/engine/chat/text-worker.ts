@@ -4,7 +4,7 @@ import { templateOf } from './chat-template.ts'
 import { PromptEncoder } from './prompt-encoder.ts'
 import type { TextAnswer, TextCall, TextRefusal, TextThreadData } from './text-protocol.ts'
 import { EngineError } from '../request.ts'
-import type { Answered } from '../threads/killable-thread.ts'
+import type { ThreadAnswer } from '../threads/killable-thread.ts'
 import { answerCalls } from '../threads/killable-thread.ts'
 import { loadTokenizer } from '../tokenizer.ts'
 import type { Tokenizer } from '../tokenizer.ts'
@@ -20,7 +20,7 @@ async function load({ path, template, maxModelLen }: TextThreadData): Promise<Lo
   return { tokenizer, encoder: new PromptEncoder(tokenizer, chatTemplate, maxModelLen) }
 }
 
-function answer({ tokenizer, encoder }: Loaded, call: TextCall): Answered<TextAnswer> {
+function answer({ tokenizer, encoder }: Loaded, call: TextCall): ThreadAnswer<TextAnswer> {
   switch (call.kind) {
     case 'load':
       return { answer: { kind: 'load' } }

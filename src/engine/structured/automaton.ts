@@ -4,7 +4,7 @@
  */
 import { complement, EVERY, intersection } from './code-points.ts'
 import type { CodePoints } from './code-points.ts'
-import { wholly } from './regex-anchors.ts'
+import { fullMatch } from './regex-anchors.ts'
 import { ANYTHING, choice, EMPTY, isNullable, looksAhead, repeat, sequence } from './regex.ts'
 import type { Regex } from './regex.ts'
 import { Unenforceable } from './unenforceable.ts'
@@ -25,7 +25,7 @@ const MAX_CLASSES = 200
 /** Limit on the parts of combined languages: about a second of work. */
 const MAX_WORK = 400_000
 /** Limit on counted repetitions of a pattern that looks ahead, which are expanded. */
-const MAX_LOOKING = 60
+const MAX_LOOKAHEAD_REPETITIONS = 60
 
 /** A language. Equal languages are one object, as far as that can be determined cheaply. */
 type Term = { readonly id: number; readonly isNullable: boolean } & (
@@ -160,12 +160,12 @@ class Builder {
       case 'choice':
         return this.#or(node.parts.map((part) => this.term(part, rest)))
       case 'repeat':
-        if (looksAhead(node.of)) return this.#looking(node, rest)
+        if (looksAhead(node.of)) return this.#repeatedLookahead(node, rest)
         if (node.max === 1) return this.#or([this.term(node.of, rest), ...(node.min === 0 ? [rest] : [])])
         return this.#then(this.#repeat(this.term(node.of, this.empty), node.min, node.max), rest)
       case 'look': {
         // A look-ahead sees everything up to the end of the text.
-        const seen = this.term(wholly(sequence({ kind: 'start' }, open(node.ahead))), this.empty)
+        const seen = this.term(fullMatch(sequence({ kind: 'start' }, open(node.ahead))), this.empty)
         return this.and([rest, node.isNegated ? this.not(seen) : seen])
       }
       case 'end':
@@ -176,8 +176,11 @@ class Builder {
   }
 
   /** A repetition of a pattern that depends on everything after it. */
-  #looking({ of, min, max }: { readonly of: Regex; readonly min: number; readonly max: number }, rest: Term): Term {
-    if (isNullable(of) || Math.max(min, max === Infinity ? 0 : max) > MAX_LOOKING)
+  #repeatedLookahead(
+    { of, min, max }: { readonly of: Regex; readonly min: number; readonly max: number },
+    rest: Term,
+  ): Term {
+    if (isNullable(of) || Math.max(min, max === Infinity ? 0 : max) > MAX_LOOKAHEAD_REPETITIONS)
       throw new Unenforceable('a look-ahead inside of a repetition')
     if (min > 0) return this.term(sequence(of, repeat(of, min - 1, max - 1)), rest)
     if (max === 0) return rest

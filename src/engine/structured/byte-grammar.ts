@@ -3,7 +3,7 @@
  * to the thread that hosts matchers.
  */
 import type { Automaton } from './automaton.ts'
-import { utf8, without } from './code-points.ts'
+import { utf8, difference } from './code-points.ts'
 import type { CodePoints } from './code-points.ts'
 import type { Regex } from './regex.ts'
 import { Unenforceable } from './unenforceable.ts'
@@ -30,29 +30,29 @@ export function text(value: string): Expression {
 }
 
 /** A pattern without look-aheads, converted directly instead of through an automaton. @throws Unenforceable for others */
-export function plain(node: Regex, encoding: Encoding): Expression {
+export function regexExpression(node: Regex, encoding: Encoding): Expression {
   switch (node.kind) {
     case 'set':
       return character(node.set, encoding)
     case 'sequence':
-      return inOrder(...node.parts.map((part) => plain(part, encoding)))
+      return inOrder(...node.parts.map((part) => regexExpression(part, encoding)))
     case 'choice':
-      return oneOf(...node.parts.map((part) => plain(part, encoding)))
+      return oneOf(...node.parts.map((part) => regexExpression(part, encoding)))
     case 'repeat':
-      return times(plain(node.of, encoding), node.min, node.max)
+      return times(regexExpression(node.of, encoding), node.min, node.max)
     default:
       throw new Unenforceable('rules that are too large together')
   }
 }
 
 /** A text in which some parts are special tokens. */
-export function marked(value: string, specialTokens: readonly string[]): Expression {
+export function textWithTokens(value: string, specialTokens: readonly string[]): Expression {
   const found = specialTokens.filter((token) => token !== '' && value.includes(token))
   const [token] = found.toSorted((a, b) => value.indexOf(a) - value.indexOf(b) || b.length - a.length)
   if (token === undefined) return text(value)
   const at = value.indexOf(token)
   const behind = value.slice(at + token.length)
-  return inOrder(text(value.slice(0, at)), { kind: 'token', text: token }, marked(behind, specialTokens))
+  return inOrder(text(value.slice(0, at)), { kind: 'token', text: token }, textWithTokens(behind, specialTokens))
 }
 
 /** Precedes special tokens among the bytes of text. UTF-8 never contains it. */
@@ -89,7 +89,7 @@ export function optional(...parts: readonly Expression[]): Expression {
 }
 
 /** The texts that an automaton accepts. */
-export function written(automaton: Automaton, encoding: Encoding): Expression {
+export function automatonExpression(automaton: Automaton, encoding: Encoding): Expression {
   return { kind: 'automaton', automaton, encoding }
 }
 
@@ -286,7 +286,7 @@ class NetworkBuilder {
   }
 
   #character(set: CodePoints, encoding: Encoding, from: number, to: number): void {
-    for (const bytes of utf8(encoding === 'json' ? without(set, UNSAFE) : set)) this.#path(bytes, from, to)
+    for (const bytes of utf8(encoding === 'json' ? difference(set, UNSAFE) : set)) this.#path(bytes, from, to)
     if (encoding === 'text') return
     const escaped = ESCAPES.filter(([code]) => set.some(([low, high]) => low <= code && code <= high))
     if (escaped.length === 0) return

@@ -136,7 +136,7 @@ export class ByteMatcher {
       for (let edge = freeFirst[state] ?? 0; edge < (freeFirst[state + 1] ?? 0); edge++)
         seen.add((freeEdges[edge] ?? 0) * STACKS + stack)
       for (let edge = callFirst[state] ?? 0; edge < (callFirst[state + 1] ?? 0); edge++)
-        seen.add((callEdges[edge * 2] ?? 0) * STACKS + this.#pushed(callEdges[edge * 2 + 1] ?? 0, stack))
+        seen.add((callEdges[edge * 2] ?? 0) * STACKS + this.#push(callEdges[edge * 2 + 1] ?? 0, stack))
     }
     const configurations = Float64Array.from(reading).sort()
     const key = `${isEnd ? 'e' : ''}${configurations.join()}`
@@ -148,7 +148,7 @@ export class ByteMatcher {
   }
 
   /** Pushes a return state. One that would only return again is dropped, so that recursive lists keep a flat stack. */
-  #pushed(state: number, stack: number): number {
+  #push(state: number, stack: number): number {
     const { byteFirst, freeFirst, callFirst, ends } = this.#network
     const isOnlyEnd = ends[state] === 1 && byteFirst[state] === byteFirst[state + 1] && freeFirst[state] === freeFirst[state + 1] && callFirst[state] === callFirst[state + 1] // prettier-ignore
     if (isOnlyEnd) return stack

@@ -14,10 +14,10 @@ export const WORD: CodePoints = [[0x30, 0x39], [0x41, 0x5a], [0x5f, 0x5f], [0x61
 export const WHITE_SPACE: CodePoints = [[0x09, 0x0d], [0x20, 0x20], [0xa0, 0xa0], [0x1680, 0x1680], [0x2000, 0x200a], [0x2028, 0x2029], [0x202f, 0x202f], [0x205f, 0x205f], [0x3000, 0x3000], [0xfeff, 0xfeff]] // prettier-ignore
 const LINE_END: CodePoints = [[0x0a, 0x0a], [0x0d, 0x0d], [0x2028, 0x2029]] // prettier-ignore
 /** What `.` stands for. */
-export const ANY_BUT_LINE_END = without(EVERY, LINE_END)
+export const ANY_BUT_LINE_END = difference(EVERY, LINE_END)
 
 /** The set of one character. */
-export function only(code: number): CodePoints {
+export function singleton(code: number): CodePoints {
   return [[code, code]]
 }
 
@@ -58,7 +58,7 @@ export function complement(set: CodePoints): CodePoints {
 }
 
 /** Characters of the first set that are not in the second. */
-export function without(set: CodePoints, removed: CodePoints): CodePoints {
+export function difference(set: CodePoints, removed: CodePoints): CodePoints {
   return intersection(set, complement(removed))
 }
 

@@ -1,14 +1,23 @@
 /** Compiles a constraint on the output to a grammar. Runs in a thread, so that a hostile schema delays only its sender. */
 import type { ToolCallGrammar } from '../tool-calls/tool-call-grammar.ts'
 import { intersect } from './automaton.ts'
-import { GrammarRules, inOrder, marked, oneOf, plain, text, times, written } from './byte-grammar.ts'
+import {
+  GrammarRules,
+  inOrder,
+  textWithTokens,
+  oneOf,
+  regexExpression,
+  text,
+  times,
+  automatonExpression,
+} from './byte-grammar.ts'
 import type { Expression, Network } from './byte-grammar.ts'
 import { grammarParam } from './grammar-source.ts'
 import type { GrammarSource } from './grammar-source.ts'
 import { JsonSchema } from './json-schema.ts'
 import { argumentsNotation, jsonNotation } from './notation.ts'
 import type { Notation } from './notation.ts'
-import { wholly } from './regex-anchors.ts'
+import { fullMatch } from './regex-anchors.ts'
 import { looksAhead, parseRegex, positions } from './regex.ts'
 import { Unenforceable } from './unenforceable.ts'
 import { userGrammar } from './user-grammar.ts'
@@ -20,14 +29,14 @@ interface ConstraintGrammar {
 }
 
 /** Limit on the characters of a pattern that is compiled to an automaton. More would take seconds. */
-const MAX_DETERMINED = 2000
+const MAX_AUTOMATON_CHARACTERS = 2000
 
 /** @throws Unenforceable, in words that name the field */
 export function constraintGrammar(source: GrammarSource): ConstraintGrammar {
   const grammar = new GrammarRules()
   const warnings: string[] = []
   const root = rootOf(source, grammar, warnings)
-  return { network: named(source.param, 'it cannot be compiled', () => grammar.network(root)), warnings }
+  return { network: naming(source.param, 'it cannot be compiled', () => grammar.network(root)), warnings }
 }
 
 function rootOf({ param, constraint }: GrammarSource, grammar: GrammarRules, warnings: string[]): Expression {
@@ -39,29 +48,30 @@ function rootOf({ param, constraint }: GrammarSource, grammar: GrammarRules, war
       return schemaRule(schema, { param, isStrict, notation: jsonNotation(grammar, 'free') }, grammar, warnings)
     }
     case 'regex':
-      return named(param, 'the pattern cannot be enforced', () => {
-        const pattern = wholly(parseRegex(constraint.pattern))
-        if (positions(pattern) > MAX_DETERMINED && !looksAhead(pattern)) return plain(pattern, 'text')
+      return naming(param, 'the pattern cannot be enforced', () => {
+        const pattern = fullMatch(parseRegex(constraint.pattern))
+        if (positions(pattern) > MAX_AUTOMATON_CHARACTERS && !looksAhead(pattern))
+          return regexExpression(pattern, 'text')
         try {
           const automaton = intersect([pattern])
-          if (automaton !== null) return written(automaton, 'text')
+          if (automaton !== null) return automatonExpression(automaton, 'text')
         } catch (error) {
           if (!(error instanceof Unenforceable)) throw error
-          return plain(pattern, 'text')
+          return regexExpression(pattern, 'text')
         }
         throw new Unenforceable('no text matches it')
       })
     case 'choice':
       return oneOf(...constraint.choices.map(text))
     case 'grammar':
-      return named(param, 'the grammar cannot be enforced', () => {
+      return naming(param, 'the grammar cannot be enforced', () => {
         const own = userGrammar(constraint.ebnf, grammar)
         warnings.push(...own.warnings.map((why) => `${param}: ${why}`))
         return own.root
       })
     case 'message': {
       const { begin, specialTokens, of } = constraint
-      return inOrder(marked(begin, specialTokens), rootOf({ param, constraint: of }, grammar, warnings))
+      return inOrder(textWithTokens(begin, specialTokens), rootOf({ param, constraint: of }, grammar, warnings))
     }
     case 'tool_calls': {
       const calls = callsRule(constraint.grammar, grammar, warnings)
@@ -88,7 +98,7 @@ function schemaRule(
   warnings: string[],
 ): Expression {
   const schema = new JsonSchema(root, grammar, notation)
-  const rule = named(param, 'the schema cannot be enforced', () => {
+  const rule = naming(param, 'the schema cannot be enforced', () => {
     const found = schema.rule()
     if (isStrict && schema.unenforced.length > 0) throw new Unenforceable(schema.unenforced.join('; '))
     return found
@@ -97,7 +107,7 @@ function schemaRule(
   return rule
 }
 
-function named<T>(param: string, problem: string, make: () => T): T {
+function naming<T>(param: string, problem: string, make: () => T): T {
   try {
     return make()
   } catch (error) {
@@ -112,7 +122,7 @@ function named<T>(param: string, problem: string, make: () => T): T {
 /** Calls of functions, in the model's form. */
 function callsRule(calls: ToolCallGrammar, grammar: GrammarRules, warnings: string[]): Expression {
   const { before, functions, separator, after, isRepeated, specialTokens } = calls
-  const around = (written: string) => marked(written, specialTokens)
+  const around = (written: string) => textWithTokens(written, specialTokens)
   const json = jsonNotation(grammar, 'line')
   const rules = functions.map(({ begin, schema, notation: own, end, param, isStrict }) => {
     const notation = own === null ? json : argumentsNotation(own, grammar)

@@ -1,5 +1,5 @@
 /** Rules of a caller's grammar, independent of its notation, and their conversion to a grammar that is read from left to right. */
-import { inOrder, oneOf, times, written } from './byte-grammar.ts'
+import { inOrder, oneOf, times, automatonExpression } from './byte-grammar.ts'
 import type { Expression, GrammarRules } from './byte-grammar.ts'
 import type { Automaton } from './automaton.ts'
 import { Unenforceable } from './unenforceable.ts'
@@ -38,7 +38,7 @@ export class GrammarSyntax {
         case 'name':
           return made.get(node.name) ?? inOrder()
         case 'terminal':
-          return written(node.of, 'text')
+          return automatonExpression(node.of, 'text')
         case 'sequence':
           return inOrder(...node.parts.map(convert))
         case 'choice':

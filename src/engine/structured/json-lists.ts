@@ -1,16 +1,16 @@
 /** Grammars of lists. */
 import { inOrder, NOTHING, text, times } from './byte-grammar.ts'
 import type { Expression } from './byte-grammar.ts'
-import { bracketed, counted, finite } from './json-members.ts'
+import { inBrackets, countedMembers, finiteValues } from './json-members.ts'
 import type { Member, SchemaRules } from './json-members.ts'
-import { writtenValue } from './notation.ts'
-import type { Brackets, Place } from './notation.ts'
-import { alternatives, below, boundedCounts } from './schema-parts.ts'
+import { literalOf } from './notation.ts'
+import type { Brackets, ValueContext } from './notation.ts'
+import { alternatives, childPath, boundedCounts } from './schema-parts.ts'
 import type { Parts } from './schema-parts.ts'
 import { Unenforceable } from './unenforceable.ts'
 
 /** The rule of a list. */
-export function arrayRule(rules: SchemaRules, parts: Parts, { path, depth, style }: Place): Expression | null {
+export function arrayRule(rules: SchemaRules, parts: Parts, { path, depth, style }: ValueContext): Expression | null {
   const note = (problem: string) => rules.note(problem, path)
   const { least, most } = boundedCounts(parts, ['minItems', 'maxItems'], note)
   const own = style.notation.inner ?? style.notation
@@ -18,21 +18,21 @@ export function arrayRule(rules: SchemaRules, parts: Parts, { path, depth, style
   const inner = rules.styleWithin(style, null)
   const isUnique = parts.some(({ uniqueItems }) => uniqueItems === true)
   const { prefix, rest } = places(parts, least)
-  const first = prefix.map((schemas, i) => rules.node(schemas, below(path, 'prefixItems', i), depth + 1, inner))
+  const first = prefix.map((schemas, i) => rules.node(schemas, childPath(path, 'prefixItems', i), depth + 1, inner))
   const isClosed = rest.includes(false)
-  const item = isClosed ? null : rules.node(rest, below(path, 'items'), depth + 1, inner)
+  const item = isClosed ? null : rules.node(rest, childPath(path, 'items'), depth + 1, inner)
   if (isUnique && most > 1) {
-    const values = prefix.length > 0 ? null : finite(rules, rest)
+    const values = prefix.length > 0 ? null : finiteValues(rules, rest)
     if (values !== null) {
-      const listed = values.flatMap((value) => writtenValue(JSON.parse(value), own, false) ?? [])
+      const listed = values.flatMap((value) => literalOf(JSON.parse(value), own, false) ?? [])
       const members = listed.map((value): Member => ({ rule: text(value), isRequired: false }))
-      return bracketed(list, counted(rules, members, null, { least, most }, list.comma, path, 'items'))
+      return inBrackets(list, countedMembers(rules, members, null, { least, most }, list.comma, path, 'items'))
     }
     rules.note('"uniqueItems"', path)
   }
-  const wanted = wantedOf(parts, note)
+  const wanted = containsBounds(parts, note)
   if (wanted !== null) {
-    if (prefix.length === 0 && wanted.others === 0) return containing(rules, rest, { least, most }, wanted, { path, depth, style }) // prettier-ignore
+    if (prefix.length === 0 && wanted.others === 0) return containsRule(rules, rest, { least, most }, wanted, { path, depth, style }) // prettier-ignore
     rules.note('"contains"', path)
   }
   const missing = first.indexOf(null)
@@ -40,15 +40,15 @@ export function arrayRule(rules: SchemaRules, parts: Parts, { path, depth, style
   const tail = missing < 0 ? item : null
   if (fixed.length + (tail === null ? 0 : Infinity) < least) return null
   const one =
-    tail === null || Math.max(least, most === Infinity ? 0 : most) < MAX_PLACES ? tail : rules.grammar.rule(tail)
-  if (fixed.length === 0) return repeated(list, one, least, most)
+    tail === null || Math.max(least, most === Infinity ? 0 : most) < MAX_COUNTED_ITEMS ? tail : rules.grammar.rule(tail)
+  if (fixed.length === 0) return homogeneousList(list, one, least, most)
   // A list that ends among the fixed items would be valid too, but the schema's author expects all of them.
   const numFixed = Math.min(fixed.length, most)
   const free = numFixed < fixed.length ? null : one
   const least2 = Math.max(0, least - numFixed)
   const more = free === null || most - numFixed <= 0 ? [] : [times(inOrder(list.comma, free), least2, most - numFixed)]
   const first2 = fixed.slice(0, numFixed).flatMap((rule, i) => (i === 0 ? [rule] : [list.comma, rule]))
-  return bracketed(list, { body: inOrder(...first2, ...more), mayBeEmpty: false })
+  return inBrackets(list, { body: inOrder(...first2, ...more), mayBeEmpty: false })
 }
 
 /** The schemas of the fixed first items, and of the items after them. */
@@ -71,7 +71,7 @@ function places(parts: Parts, least: number): { readonly prefix: unknown[][]; re
 }
 
 /** `contains`: the schema, and how many items must satisfy it. */
-interface Wanted {
+interface ContainsBounds {
   readonly schema: unknown
   readonly least: number
   readonly most: number
@@ -79,14 +79,14 @@ interface Wanted {
   readonly others: number
 }
 
-function wantedOf(parts: Parts, note: (problem: string) => void): Wanted | null {
+function containsBounds(parts: Parts, note: (problem: string) => void): ContainsBounds | null {
   const all = parts.flatMap((part) => {
     if (part.contains === undefined) return []
     const { least, most } = boundedCounts(
       [{ minContains: 1, ...part }],
       ['minContains', 'maxContains'],
       note,
-      MAX_PLACES,
+      MAX_COUNTED_ITEMS,
     )
     return least === 0 && most === Infinity ? [] : [{ schema: part.contains, least, most }]
   })
@@ -95,21 +95,21 @@ function wantedOf(parts: Parts, note: (problem: string) => void): Wanted | null 
 }
 
 /** Lists longer than this are not counted item by item. */
-const MAX_PLACES = 64
+const MAX_COUNTED_ITEMS = 64
 
 /** A list in which some items must satisfy a further schema. */
-function containing(
+function containsRule(
   rules: SchemaRules,
   items: readonly unknown[],
   { least: asked, most }: { readonly least: number; readonly most: number },
-  wanted: Wanted,
-  { path, depth, style }: Place,
+  wanted: ContainsBounds,
+  { path, depth, style }: ValueContext,
 ): Expression | null {
-  if (asked > MAX_PLACES) rules.note(`"minItems" above ${MAX_PLACES} beside "contains"`, path)
-  const least = Math.min(asked, MAX_PLACES)
+  if (asked > MAX_COUNTED_ITEMS) rules.note(`"minItems" above ${MAX_COUNTED_ITEMS} beside "contains"`, path)
+  const least = Math.min(asked, MAX_COUNTED_ITEMS)
   const { list } = style.notation.inner ?? style.notation
   const inner = rules.styleWithin(style, null)
-  const node = (more: readonly unknown[], step: string) => (items.includes(false) ? null : rules.node([...items, ...more], below(path, step), depth + 1, inner)) // prettier-ignore
+  const node = (more: readonly unknown[], step: string) => (items.includes(false) ? null : rules.node([...items, ...more], childPath(path, step), depth + 1, inner)) // prettier-ignore
   const own = node([wanted.schema], 'contains')
   const isBounded = wanted.most < Infinity
   const negated = isBounded ? rules.parts.negation.of(wanted.schema) : null
@@ -118,8 +118,9 @@ function containing(
   if (own === null && wanted.least > 0) return null
   const mostOwn = negated === null ? wanted.least : wanted.most
   // Beyond this number of items nothing has to be counted.
-  const numPlaces = Math.min(most, MAX_PLACES, Math.max(least, wanted.least) + (most < Infinity ? most : 0))
-  if (most < Infinity && most > MAX_PLACES) rules.note(`"maxItems" above ${MAX_PLACES} beside "contains"`, path)
+  const numPlaces = Math.min(most, MAX_COUNTED_ITEMS, Math.max(least, wanted.least) + (most < Infinity ? most : 0))
+  if (most < Infinity && most > MAX_COUNTED_ITEMS)
+    rules.note(`"maxItems" above ${MAX_COUNTED_ITEMS} beside "contains"`, path)
   const isOpen = most > numPlaces
   const states = new Map<string, Expression | null>()
   /** What may follow `place` items of which `found` are wanted ones. */
@@ -146,8 +147,8 @@ function containing(
   return whole === null ? null : inOrder(text(list.open), list.gap, whole, list.gap, text(list.close))
 }
 
-function repeated(list: Brackets, item: Expression | null, least: number, most: number): Expression | null {
-  if (item === null || most === 0) return bracketed(list, { body: null, mayBeEmpty: least === 0 })
+function homogeneousList(list: Brackets, item: Expression | null, least: number, most: number): Expression | null {
+  if (item === null || most === 0) return inBrackets(list, { body: null, mayBeEmpty: least === 0 })
   const body = inOrder(item, times(inOrder(list.comma, item), Math.max(0, least - 1), most - 1))
-  return bracketed(list, { body, mayBeEmpty: least === 0 })
+  return inBrackets(list, { body, mayBeEmpty: least === 0 })
 }

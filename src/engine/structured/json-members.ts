@@ -36,7 +36,7 @@ interface Members {
 }
 
 /** Members in their brackets; null: no value is possible. */
-export function bracketed({ open, close, gap }: Brackets, { body, mayBeEmpty }: Members): Expression | null {
+export function inBrackets({ open, close, gap }: Brackets, { body, mayBeEmpty }: Members): Expression | null {
   if (body === null) return mayBeEmpty ? text(open + close) : null
   const inner = inOrder(text(open), gap, body, gap, text(close))
   return mayBeEmpty ? oneOf(text(open + close), inner) : inner
@@ -46,7 +46,7 @@ export function bracketed({ open, close, gap }: Brackets, { body, mayBeEmpty }: 
  * Members in order, each at most once, followed by `free` members: `least` to `most` of them in total. There are two rules per place, and per count
  * of members before it if the count matters: what follows a comma, and what follows a member.
  */
-export function counted(
+export function countedMembers(
   rules: SchemaRules,
   own: readonly Member[],
   free: Expression | null,
@@ -94,7 +94,7 @@ export function counted(
 const MAX_LISTED_INTEGERS = 64
 
 /** The values of a schema with few values, as JSON; null if there are many, or they are unknown. */
-export function finite({ parts }: SchemaRules, schemas: readonly unknown[]): string[] | null {
+export function finiteValues({ parts }: SchemaRules, schemas: readonly unknown[]): string[] | null {
   const expanded = parts.expand(schemas)
   if (expanded === null) return null
   const target = (reference: unknown) => parts.target(reference)

@@ -1,6 +1,6 @@
 /** Converts JSON Schema's constraints on numbers to grammars. */
 import { intersect, product } from './automaton.ts'
-import { written } from './byte-grammar.ts'
+import { automatonExpression } from './byte-grammar.ts'
 import type { Expression, GrammarRules } from './byte-grammar.ts'
 import { decimals, integers, multiples } from './numbers.ts'
 import type { Bound } from './numbers.ts'
@@ -41,7 +41,7 @@ export class JsonNumbers {
       if (automaton === null) throw new Unsatisfiable('bounds that leave no number')
       for (const step of needed) automaton = automaton && product(automaton, multiples(step))
       if (automaton === null) throw new Unsatisfiable('bounds that leave no multiple')
-      return written(automaton, 'text')
+      return automatonExpression(automaton, 'text')
     } catch (error) {
       if (!(error instanceof Unenforceable) || error instanceof Unsatisfiable) throw error
       const isOfSteps = error.message.startsWith('"multipleOf"')
@@ -57,7 +57,7 @@ export class JsonNumbers {
     if (known !== undefined) return known
     const automaton = intersect([range])
     if (automaton === null) throw new Unsatisfiable('bounds that leave no number')
-    const rule = this.#grammar.rule(written(automaton, 'text'))
+    const rule = this.#grammar.rule(automatonExpression(automaton, 'text'))
     this.#ranges.set(key, rule)
     return rule
   }

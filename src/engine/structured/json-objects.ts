@@ -2,16 +2,16 @@
 import { inOrder, text } from './byte-grammar.ts'
 import type { Expression } from './byte-grammar.ts'
 import { codePoints, EVERY } from './code-points.ts'
-import { bracketed, counted, finite } from './json-members.ts'
+import { inBrackets, countedMembers, finiteValues } from './json-members.ts'
 import type { Member, SchemaRules } from './json-members.ts'
-import { writtenKey } from './notation.ts'
-import type { Notation, Place } from './notation.ts'
-import { searched } from './regex-anchors.ts'
+import { keyOf } from './notation.ts'
+import type { Notation, ValueContext } from './notation.ts'
+import { partialMatch } from './regex-anchors.ts'
 import { choice, literal, parseRegex, repeat, sequence, set } from './regex.ts'
 import type { Regex } from './regex.ts'
 import { isSchema } from './schema.ts'
 import type { Schema } from './schema.ts'
-import { alternatives, below, boundedCounts } from './schema-parts.ts'
+import { alternatives, childPath, boundedCounts } from './schema-parts.ts'
 import type { Parts } from './schema-parts.ts'
 import { Unenforceable, Unsatisfiable } from './unenforceable.ts'
 
@@ -20,7 +20,7 @@ const NO_NAME = '\u0000'
 const MAX_EXCLUDED_CHARACTERS = 2000
 
 /** The rule of an object. */
-export function objectRule(rules: SchemaRules, parts: Parts, { path, depth, style }: Place): Expression | null {
+export function objectRule(rules: SchemaRules, parts: Parts, { path, depth, style }: ValueContext): Expression | null {
   const { member } = style.notation
   const note = (problem: string) => rules.note(problem, path)
   const { least, most } = boundedCounts(parts, ['minProperties', 'maxProperties'], note)
@@ -34,9 +34,9 @@ export function objectRule(rules: SchemaRules, parts: Parts, { path, depth, styl
     const schemas = keyNames !== null && !keyNames.has(name) ? [false] : schemasOf(parts, name)
     const value = schemas.includes(false)
       ? null
-      : rules.node(schemas, below(path, 'properties', name), depth + 1, rules.styleWithin(style, name))
+      : rules.node(schemas, childPath(path, 'properties', name), depth + 1, rules.styleWithin(style, name))
     if (value === null && isRequired) throw new Unsatisfiable('a required property that nothing can be')
-    const key = writtenKey(name, style.notation)
+    const key = keyOf(name, style.notation)
     if (key === null && isRequired) throw new Unenforceable('a property whose name this model’s calls cannot write')
     if (value !== null && key !== null)
       own.push({ rule: rules.grammar.rule(inMember(text(key), value, member)), isRequired })
@@ -56,7 +56,7 @@ function membered(
   own: readonly Member[],
   free: Expression | null,
   { least, most }: { readonly least: number; readonly most: number },
-  { path, style }: Place,
+  { path, style }: ValueContext,
 ): Expression | null {
   const { object } = style.notation
   let fewest = least
@@ -65,7 +65,7 @@ function membered(
     rules.note('"minProperties" of free keys', path)
     fewest = 0
   }
-  return bracketed(object, counted(rules, own, free, { least: fewest, most }, object.comma, path, 'properties'))
+  return inBrackets(object, countedMembers(rules, own, free, { least: fewest, most }, object.comma, path, 'properties'))
 }
 
 function inMember(key: Expression, value: Expression, { begin, colon, end }: Notation['member']): Expression {
@@ -110,7 +110,7 @@ function matches(pattern: string, name: string): boolean {
 /** The keys that `propertyNames` lists; null where it lists none. */
 function namesOfKeys(rules: SchemaRules, parts: Parts): ReadonlySet<string> | null {
   const schemas = parts.flatMap(({ propertyNames }) => (isSchema(propertyNames) ? [propertyNames] : []))
-  const values = schemas.length === 0 ? null : finite(rules, schemas)
+  const values = schemas.length === 0 ? null : finiteValues(rules, schemas)
   if (values === null) return null
   return new Set(values.map((json): unknown => JSON.parse(json)).filter((value) => typeof value === 'string'))
 }
@@ -121,7 +121,7 @@ function freeMember(
   parts: Parts,
   declared: ReadonlySet<string>,
   names: ReadonlySet<string>,
-  place: Place,
+  place: ValueContext,
 ): Expression | null {
   const { path, depth, style } = place
   const patterns = parts.flatMap(({ patternProperties }) => Object.entries(isSchema(patternProperties) ? patternProperties : {})) // prettier-ignore
@@ -134,7 +134,7 @@ function freeMember(
   const inner = rules.styleWithin(style, NO_NAME)
   const value = asked.every((schema) => schema === true)
     ? rules.anyValue(inner)
-    : rules.node(asked, below(path, 'additionalProperties'), depth + 1, inner)
+    : rules.node(asked, childPath(path, 'additionalProperties'), depth + 1, inner)
   return value === null ? null : inMember(key(rules, parts, names, place), value, style.notation.member)
 }
 
@@ -144,12 +144,12 @@ function patternMember(
   patterns: readonly (readonly [string, unknown])[],
   parts: Parts,
   names: ReadonlySet<string>,
-  place: Place,
+  place: ValueContext,
 ): Expression | null {
   const { path, depth, style } = place
   let languages: readonly Regex[]
   try {
-    languages = patterns.map(([pattern]) => searched(parseRegex(pattern)))
+    languages = patterns.map(([pattern]) => partialMatch(parseRegex(pattern)))
   } catch (error) {
     // It is unknown which keys the pattern matches, so none are allowed.
     if (error instanceof Unenforceable) return null
@@ -164,7 +164,7 @@ function patternMember(
     const name = anyKey(rules, parts, names, place, { found, others })
     if (name === null) return null
     const inner = rules.styleWithin(style, NO_NAME)
-    const value = rules.node(schemas, below(path, 'patternProperties', group[0] ?? 0), depth + 1, inner)
+    const value = rules.node(schemas, childPath(path, 'patternProperties', group[0] ?? 0), depth + 1, inner)
     return value === null ? null : inMember(name, value, style.notation.member)
   })
   return alternatives(members)
@@ -190,7 +190,7 @@ function anyKey(
   rules: SchemaRules,
   parts: Parts,
   names: ReadonlySet<string>,
-  place: Place,
+  place: ValueContext,
   patterns: KeyPatterns,
 ): Expression | null {
   try {
@@ -206,7 +206,7 @@ function key(
   rules: SchemaRules,
   parts: Parts,
   names: ReadonlySet<string>,
-  { path, style }: Place,
+  { path, style }: ValueContext,
   { found, others }: KeyPatterns = { found: [], others: [] },
 ): Expression {
   const schemas = parts.flatMap(({ propertyNames }) => (isSchema(propertyNames) ? [propertyNames] : []))
@@ -220,7 +220,7 @@ function key(
       sequence(set(codePoints(firsts.map((code) => [code, code] as const))), repeat(set(EVERY), 0, Infinity)),
     )
   } else if (names.size > 0) excluded.push(choice(...[...names].map((name) => literal(name))))
-  const place = below(path, 'propertyNames')
+  const place = childPath(path, 'propertyNames')
   if (style.notation.bareKeysWithout === null)
     return inOrder(text('"'), rules.inner([...own, ...found], place, { excluded }), text('"'))
   return rules.inner([...own, ...found, { pattern: '^[A-Za-z_][A-Za-z0-9_]*$' }], place, { excluded, mark: '\n' })

@@ -10,16 +10,16 @@ import type { Expression, GrammarRules } from './byte-grammar.ts'
 import { arrayRule } from './json-lists.ts'
 import { JsonNumbers } from './json-numbers.ts'
 import { objectRule } from './json-objects.ts'
-import { bareKey, JsonStrings, writtenIn } from './json-strings.ts'
+import { bareKey, JsonStrings, literalIn } from './json-strings.ts'
 import type { InnerOptions } from './json-strings.ts'
-import type { Brackets, Notation, Place, Style } from './notation.ts'
+import type { Brackets, Notation, ValueContext, Style } from './notation.ts'
 import { isOfType, isSchema, KEYWORDS, TYPES } from './schema.ts'
 import type { Schema } from './schema.ts'
 import { satisfies, withoutLists } from './schema-check.ts'
 import {
   alternatives,
   areDisjoint,
-  below,
+  childPath,
   commonTypes,
   excludedValues,
   fixedValues,
@@ -166,7 +166,12 @@ export class JsonSchema {
     return alternatives(spoken.map((type) => this.#typed(type, parts, { path, depth, style })))
   }
 
-  #branches(parts: Parts, part: Schema, keyword: 'anyOf' | 'oneOf', { path, depth, style }: Place): Expression | null {
+  #branches(
+    parts: Parts,
+    part: Schema,
+    keyword: 'anyOf' | 'oneOf',
+    { path, depth, style }: ValueContext,
+  ): Expression | null {
     const listed = part[keyword]
     if (!Array.isArray(listed) || listed.length === 0)
       throw new Unenforceable(`"${keyword}": a list with something in it is expected`)
@@ -176,7 +181,7 @@ export class JsonSchema {
     // References are resolved already and must not be followed again.
     const bare = others.map((other) => this.parts.without(other, '$ref'))
     return alternatives(
-      own.map((branch, i) => this.node([...bare, ...branch], below(path, keyword, i), depth + 1, style)),
+      own.map((branch, i) => this.node([...bare, ...branch], childPath(path, keyword, i), depth + 1, style)),
     )
   }
 
@@ -199,13 +204,13 @@ export class JsonSchema {
       return isTyped && rest.every((part) => satisfies(value, part, target))
     })
     if (left.length === 0) throw new Unsatisfiable('"enum" or "const" without a value that the rest allows')
-    const written = left.flatMap((json) => writtenIn(JSON.parse(json), style) ?? [])
+    const written = left.flatMap((json) => literalIn(JSON.parse(json), style) ?? [])
     if (written.length === 0)
       throw new Unenforceable('"enum" or "const" of values that this model’s calls cannot write')
     return oneOf(...written.map(text))
   }
 
-  #typed(type: string, parts: Parts, { path, depth, style }: Place): Expression | null {
+  #typed(type: string, parts: Parts, { path, depth, style }: ValueContext): Expression | null {
     const { words } = style.notation
     const excluded = excludedValues(parts)
     switch (type) {

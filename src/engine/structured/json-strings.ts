@@ -1,12 +1,12 @@
 /** Grammars of strings, with or without quotes. */
 import { intersect } from './automaton.ts'
-import { character, inOrder, plain, text, times, written } from './byte-grammar.ts'
+import { character, inOrder, regexExpression, text, times, automatonExpression } from './byte-grammar.ts'
 import type { Encoding, Expression, GrammarRules } from './byte-grammar.ts'
-import { EVERY, only, without } from './code-points.ts'
+import { EVERY, singleton, difference } from './code-points.ts'
 import type { CodePoints } from './code-points.ts'
 import { STRING_FORMATS } from './formats.ts'
-import { writtenValue } from './notation.ts'
-import { searched, wholly } from './regex-anchors.ts'
+import { literalOf } from './notation.ts'
+import { partialMatch, fullMatch } from './regex-anchors.ts'
 import { literal, looksAhead, parseRegex, repeat, set } from './regex.ts'
 import type { Regex } from './regex.ts'
 import { NOT_PATTERN } from './schema.ts'
@@ -41,7 +41,7 @@ export class JsonStrings {
   string(parts: Parts, path: string, { notation, raw }: Style): Expression {
     const { quote } = notation
     if (raw !== null) {
-      const excluded = raw.kind === 'mixed' ? [wholly(parseRegex(NO_STRING))] : []
+      const excluded = raw.kind === 'mixed' ? [fullMatch(parseRegex(NO_STRING))] : []
       return this.inner(parts, path, { excluded, mark: raw.end })
     }
     if (quote === null) return inOrder(text('"'), this.inner(parts, path), text('"'))
@@ -66,7 +66,7 @@ export class JsonStrings {
       if (typeof pattern === 'string') this.#tryPattern(pattern, patterns, path)
       else if (pattern !== undefined) throw new Unenforceable('"pattern" that is not a string')
       const known = STRING_FORMATS.get(format)
-      if (known !== undefined) formats.push(wholly(parseRegex(known)))
+      if (known !== undefined) formats.push(fullMatch(parseRegex(known)))
       if (format === 'regex') this.#note('"format" regex', path)
     }
     const asked = counts(parts, 'minLength', 'maxLength')
@@ -91,7 +91,7 @@ export class JsonStrings {
 
   #tryPattern(pattern: string, patterns: Regex[], path: string): void {
     try {
-      patterns.push(searched(parseRegex(pattern)))
+      patterns.push(partialMatch(parseRegex(pattern)))
     } catch (error) {
       if (!(error instanceof Unenforceable)) throw error
       this.#note(`"pattern" with ${error.message}`, path)
@@ -112,16 +112,16 @@ export class JsonStrings {
       if (languages.length === 0 && excluded.length === 0 && mark === null) continue
       const all = languages.length === 0 ? anything : languages
       // Excluding a mark from a long text may take too many states. Then its first character is excluded instead.
-      const ways = mark === null ? [[all, excluded]] : [[all, [...excluded, searched(literal(mark))]], [[...all, repeat(set(beginningNo(mark)), 0, Infinity)], excluded]] // prettier-ignore
+      const ways = mark === null ? [[all, excluded]] : [[all, [...excluded, partialMatch(literal(mark))]], [[...all, repeat(set(beginningNo(mark)), 0, Infinity)], excluded]] // prettier-ignore
       for (const [own = [], others = []] of ways) {
         try {
           const automaton = intersect(own, others)
-          if (automaton !== null) return this.#noted(i, written(automaton, encoding), path)
+          if (automaton !== null) return this.#noted(i, automatonExpression(automaton, encoding), path)
         } catch (error) {
           if (!(error instanceof Unenforceable)) throw error
           const [only] = own
           if (only !== undefined && own.length === 1 && others.length === 0 && !looksAhead(only))
-            return this.#noted(i, plain(only, encoding), path)
+            return this.#noted(i, regexExpression(only, encoding), path)
           why = error.message
         }
       }
@@ -142,17 +142,20 @@ export class JsonStrings {
 
 /** A name without quotes. */
 export function bareKey(): Expression {
-  return written(intersect([wholly(parseRegex('[A-Za-z_][A-Za-z0-9_]{0,63}'))]) ?? { states: [] }, 'text')
+  return automatonExpression(
+    intersect([fullMatch(parseRegex('[A-Za-z_][A-Za-z0-9_]{0,63}'))]) ?? { states: [] },
+    'text',
+  )
 }
 
 /** All characters but the first one of the mark. */
 function beginningNo(mark: string): CodePoints {
-  return without(EVERY, only(mark.codePointAt(0) ?? 0))
+  return difference(EVERY, singleton(mark.codePointAt(0) ?? 0))
 }
 
 /** A fixed value in its notation; null: the notation cannot express it. */
-export function writtenIn(value: unknown, { notation, raw }: Style): string | null {
-  if (raw === null || typeof value !== 'string') return writtenValue(value, notation, false)
+export function literalIn(value: unknown, { notation, raw }: Style): string | null {
+  if (raw === null || typeof value !== 'string') return literalOf(value, notation, false)
   const isMisread = raw.kind === 'mixed' && new RegExp(`^${NO_STRING}$`, 'u').test(value)
-  return isMisread || value.includes(raw.end) ? null : writtenValue(value, notation, true)
+  return isMisread || value.includes(raw.end) ? null : literalOf(value, notation, true)
 }

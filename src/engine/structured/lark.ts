@@ -2,7 +2,7 @@
 import { intersect } from './automaton.ts'
 import { anyCase, codePoints } from './code-points.ts'
 import { MAX_REPETITIONS, type NamedRule, type Syntax } from './grammar-syntax.ts'
-import { wholly } from './regex-anchors.ts'
+import { fullMatch } from './regex-anchors.ts'
 import { literal, parseRegex, set } from './regex.ts'
 import type { Regex } from './regex.ts'
 import { Unenforceable } from './unenforceable.ts'
@@ -243,7 +243,7 @@ class Expansion {
 const EMPTY: Syntax = { kind: 'sequence', parts: [] }
 
 function terminal(pattern: Regex): Syntax {
-  const automaton = intersect([wholly(pattern)])
+  const automaton = intersect([fullMatch(pattern)])
   if (automaton === null) throw new Unenforceable('a pattern that nothing matches')
   return { kind: 'terminal', of: automaton }
 }

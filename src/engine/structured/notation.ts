@@ -30,7 +30,7 @@ export interface Notation {
 }
 
 /** A value of a schema while its grammar is built. */
-export interface Place {
+export interface ValueContext {
   readonly path: string
   readonly depth: number
   readonly style: Style
@@ -106,7 +106,7 @@ function literalNotation({ keyEnd, separator, quote }: LiteralBody): Notation {
 }
 
 /** A value in the notation; null: the notation cannot express it. */
-export function writtenValue(value: unknown, notation: Notation, isRaw: boolean): string | null {
+export function literalOf(value: unknown, notation: Notation, isRaw: boolean): string | null {
   if (value === null) return notation.words.null
   if (typeof value === 'boolean') return notation.words[`${value}`]
   if (typeof value === 'number') return JSON.stringify(value)
@@ -118,18 +118,18 @@ export function writtenValue(value: unknown, notation: Notation, isRaw: boolean)
   }
   const inner = notation.inner ?? notation
   const join = (parts: readonly (string | null)[], { open, close }: Brackets) => (parts.includes(null) ? null : open + parts.join(notation.quote === null ? ', ' : ',') + close) // prettier-ignore
-  if (Array.isArray(value)) return join(value.map((item) => writtenValue(item, inner, false)), inner.list) // prettier-ignore
+  if (Array.isArray(value)) return join(value.map((item) => literalOf(item, inner, false)), inner.list) // prettier-ignore
   if (!isSchema(value)) return null
   const members = Object.entries(value).map(([key, item]) => {
-    const written = writtenValue(item, inner, false)
-    const name = writtenKey(key, inner)
+    const written = literalOf(item, inner, false)
+    const name = keyOf(key, inner)
     return written === null || name === null ? null : `${name}${notation.quote === null ? ': ' : ':'}${written}`
   })
   return join(members, inner.object)
 }
 
 /** A member's name in the notation; null: the notation cannot express it. */
-export function writtenKey(key: string, { bareKeysWithout }: Notation): string | null {
+export function keyOf(key: string, { bareKeysWithout }: Notation): string | null {
   if (bareKeysWithout === null) return JSON.stringify(key)
   return key === '' || bareKeysWithout.test(key) ? null : key
 }

@@ -3,12 +3,12 @@ import { ANYTHING, choice, containsKind, EMPTY, type Regex, sequence } from './r
 import { Unenforceable } from './unenforceable.ts'
 
 /** The language of the texts in which the pattern matches somewhere. @throws Unenforceable */
-export function searched(pattern: Regex): Regex {
+export function partialMatch(pattern: Regex): Regex {
   return anchored(pattern, ANYTHING)
 }
 
 /** The language of the texts that match the pattern as a whole. @throws Unenforceable */
-export function wholly(pattern: Regex): Regex {
+export function fullMatch(pattern: Regex): Regex {
   return anchored(pattern, EMPTY)
 }
 

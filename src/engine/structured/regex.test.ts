@@ -5,7 +5,7 @@ import { createRandom } from '../../../test/engine/random.ts'
 import { intersect } from './automaton.ts'
 import type { Automaton, AutomatonState } from './automaton.ts'
 import { createGrammarCompiler } from './grammar.ts'
-import { searched } from './regex-anchors.ts'
+import { partialMatch } from './regex-anchors.ts'
 import { parseRegex } from './regex.ts'
 import { Unenforceable } from './unenforceable.ts'
 
@@ -82,7 +82,7 @@ describe('a pattern finds what JavaScript finds', () => {
   }
 
   function expectSame(pattern: string): void {
-    const own = intersect([searched(parseRegex(pattern))])
+    const own = intersect([partialMatch(parseRegex(pattern))])
     const found = texts.filter((text) => new RegExp(pattern, 'u').test(text))
     expect(own === null ? [] : texts.filter((text) => accepts(own, text)), pattern).toEqual(found)
   }
@@ -104,7 +104,7 @@ describe('a pattern finds what JavaScript finds', () => {
     for (let i = 0; i < 150; i++) {
       const pattern = random.pick(['', '^']) + sequence(2) + random.pick(['', '$'])
       try {
-        intersect([searched(parseRegex(pattern))])
+        intersect([partialMatch(parseRegex(pattern))])
       } catch (error) {
         expect(error).toBeInstanceOf(Unenforceable)
         continue

@@ -6,7 +6,7 @@ import {
   complement,
   DIGIT,
   EVERY,
-  only,
+  singleton,
   WHITE_SPACE,
   unicodeProperty,
   WORD,
@@ -54,7 +54,7 @@ export function repeat(of: Regex, min: number, max: number): Regex {
 
 /** `change` is applied to each character. */
 export function literal(text: string, change = (codes: CodePoints) => codes): Regex {
-  return sequence(...Array.from(text, (character) => set(change(only(character.codePointAt(0) ?? 0)))))
+  return sequence(...Array.from(text, (character) => set(change(singleton(character.codePointAt(0) ?? 0)))))
 }
 
 interface RegexFlags {
@@ -189,7 +189,7 @@ class Parser {
       case '?':
         throw new Unenforceable('a repetition of nothing')
       default:
-        return set(this.#cased(only(character.codePointAt(0) ?? 0)))
+        return set(this.#cased(singleton(character.codePointAt(0) ?? 0)))
     }
   }
 
@@ -262,7 +262,7 @@ class Parser {
   #member(): CodePoints {
     const character = this.#next ?? ''
     this.#at++
-    return character === '\\' ? this.#escape(true) : only(character.codePointAt(0) ?? 0)
+    return character === '\\' ? this.#escape(true) : singleton(character.codePointAt(0) ?? 0)
   }
 
   #escape(isInClass: boolean): CodePoints {
@@ -283,9 +283,9 @@ class Parser {
       case 'S':
         return complement(WHITE_SPACE)
       case 'x':
-        return only(this.#hex(2, 2))
+        return singleton(this.#hex(2, 2))
       case 'u':
-        return only(this.#unicode())
+        return singleton(this.#unicode())
       case 'p':
       case 'P':
         return this.#property(name === 'P')
@@ -293,17 +293,17 @@ class Parser {
         const letter = this.#next ?? ''
         this.#at++
         if (!/^[A-Za-z]$/.test(letter)) throw new Unenforceable('an escape of this name')
-        return only(letter.charCodeAt(0) % 32)
+        return singleton(letter.charCodeAt(0) % 32)
       }
       case 'b':
-        if (isInClass) return only(0x08)
+        if (isInClass) return singleton(0x08)
         throw new Unenforceable('"\\b", a word boundary')
     }
     const control = CONTROLS[name]
-    if (control !== undefined && !(name === '0' && /\d/.test(this.#next ?? ''))) return only(control)
+    if (control !== undefined && !(name === '0' && /\d/.test(this.#next ?? ''))) return singleton(control)
     if (/\d/.test(name)) throw new Unenforceable('a reference to a group')
     if (/[\p{L}\p{N}]/u.test(name)) throw new Unenforceable('an escape of this name')
-    return only(name.codePointAt(0) ?? 0)
+    return singleton(name.codePointAt(0) ?? 0)
   }
 
   #hex(least: number, most: number): number {

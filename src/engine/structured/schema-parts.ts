@@ -218,7 +218,7 @@ export function boundedCounts(
 }
 
 /** A place below another, as JSON pointers write it; long names are cut. */
-export function below(path: string, ...steps: readonly (string | number)[]): string {
+export function childPath(path: string, ...steps: readonly (string | number)[]): string {
   const write = (step: string | number) => String(step).slice(0, 64).replaceAll('~', '~0').replaceAll('/', '~1')
   return [path, ...steps.map(write)].join('/')
 }

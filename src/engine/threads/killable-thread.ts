@@ -88,7 +88,7 @@ export class KillableThread<Call, Answer> {
 }
 
 /** An answer, and the buffers to transfer with it. */
-export interface Answered<Answer> {
+export interface ThreadAnswer<Answer> {
   readonly answer: Answer
   readonly transfer?: TransferListItem[]
 }
@@ -96,7 +96,7 @@ export interface Answered<Answer> {
 /** Answers calls inside the thread. @param refusalOf the data of an error that is meant for the caller; undefined for other errors */
 export function answerCalls<Call, Answer>(
   port: MessagePort,
-  answer: (call: Call) => Answered<Answer> | Promise<Answered<Answer>>,
+  answer: (call: Call) => ThreadAnswer<Answer> | Promise<ThreadAnswer<Answer>>,
   refusalOf: (error: unknown) => unknown,
 ): void {
   const post = (response: ThreadResponse<Answer>, transfer: TransferListItem[] = []): void =>

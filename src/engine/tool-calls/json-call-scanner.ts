@@ -16,7 +16,7 @@ export class JsonCallScanner implements CallScanner {
   /** The string or bare word that is being read, quotes included. */
   #raw = ''
   /** The object or array that is being read is the arguments. */
-  #isPassedOn = false
+  #isForwarded = false
   /** Of the string, object or array that is being read. */
   readonly #nesting = new JsonNesting()
   /** Arguments that have not been taken. */
@@ -32,7 +32,7 @@ export class JsonCallScanner implements CallScanner {
   }
 
   get isInArguments(): boolean {
-    return this.#isPassedOn && this.#nesting.depth > 0
+    return this.#isForwarded && this.#nesting.depth > 0
   }
 
   takeArguments(): string {
@@ -100,8 +100,8 @@ export class JsonCallScanner implements CallScanner {
     if (NAME_KEYS.has(this.#key) && character !== '"') return false
     if (character === '"') this.#beginString()
     else if (character === '{' || character === '[') {
-      this.#isPassedOn = this.#isArguments
-      this.#hasArguments ||= this.#isPassedOn
+      this.#isForwarded = this.#isArguments
+      this.#hasArguments ||= this.#isForwarded
       this.#readNested(character)
     } else {
       this.#raw = character
@@ -130,7 +130,7 @@ export class JsonCallScanner implements CallScanner {
 
   #readNested(character: string): boolean {
     if (!this.#nesting.push(character)) return false
-    if (this.#isPassedOn) this.#arguments += character
+    if (this.#isForwarded) this.#arguments += character
     if (this.#nesting.depth === 0) this.#phase = 'next'
     return true
   }

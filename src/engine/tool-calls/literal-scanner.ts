@@ -15,7 +15,7 @@ const ESCAPES: Readonly<Record<string, string>> = { n: '\\n', t: '\\t', r: '\\r'
 const HEX_DIGITS: Readonly<Record<string, number>> = { x: 2, u: 4, U: 8 }
 
 /** A text as JSON writes it between quotes. */
-export function escaped(text: string): string {
+export function escapeJson(text: string): string {
   // eslint-disable-next-line no-control-regex
   return text.replace(/["\\\u0000-\u001f]/g, (character) => JSON.stringify(character).slice(1, -1))
 }
@@ -208,7 +208,7 @@ export class LiteralScanner {
       const candidate = this.#held + character
       let start = 0
       while (!quote.startsWith(candidate.slice(start))) start++
-      this.json += escaped(candidate.slice(0, start))
+      this.json += escapeJson(candidate.slice(0, start))
       this.#held = candidate.slice(start)
       if (this.#held === quote) this.#endString()
       return true
@@ -217,7 +217,7 @@ export class LiteralScanner {
     else if (character === this.#quote) {
       this.#phase = 'quoteEnd'
       this.#held = ''
-    } else this.json += escaped(character)
+    } else this.json += escapeJson(character)
     return true
   }
 
@@ -228,7 +228,7 @@ export class LiteralScanner {
       this.#numHexDigits = digits
       this.#held = ''
       this.#phase = 'hex'
-    } else this.json += ESCAPES[character] ?? `\\\\${escaped(character)}`
+    } else this.json += ESCAPES[character] ?? `\\\\${escapeJson(character)}`
     return true
   }
 
@@ -257,7 +257,7 @@ export class LiteralScanner {
     const held = this.#quote + this.#held
     this.#held = ''
     this.#phase = 'string'
-    this.json += escaped(held)
+    this.json += escapeJson(held)
     return this.push(character)
   }
 

@@ -4,7 +4,7 @@
  */
 import { partialLength } from '../markers.ts'
 import type { CallScanner } from './call-scanner.ts'
-import { escaped, literalAsJson } from './literal-scanner.ts'
+import { escapeJson, literalAsJson } from './literal-scanner.ts'
 import { parameterKind } from './parameter-kind.ts'
 import type { ParameterKind } from './parameter-kind.ts'
 import type { TaggedBody } from './tool-call-format.ts'
@@ -125,7 +125,7 @@ export class TaggedCallScanner implements CallScanner {
       const isFramed = valueEnd.startsWith('\n')
       const whole = this.#held.slice(0, this.#held.length - marker.length)
       const value = isFramed && whole.endsWith('\n') ? whole.slice(0, -1) : whole
-      if (isString) this.#arguments += `${escaped(value)}"`
+      if (isString) this.#arguments += `${escapeJson(value)}"`
       else this.#arguments += valueAsJson(this.#tags.valueBegin === '\n' ? value.replace(/^\n/, '') : value, this.#kind)
       this.#begin('between')
       return
@@ -133,7 +133,7 @@ export class TaggedCallScanner implements CallScanner {
     if (!isString) return
     // What may be the beginning of the end tag, with or without the line end before it, stays.
     const kept = partialLength(this.#held, [valueEnd, marker])
-    this.#arguments += escaped(this.#held.slice(0, this.#held.length - kept))
+    this.#arguments += escapeJson(this.#held.slice(0, this.#held.length - kept))
     this.#held = this.#held.slice(this.#held.length - kept)
   }
 

@@ -2,10 +2,10 @@
 import { TemplateFault } from './errors.ts'
 import { jsonText } from './json.ts'
 import { absFilter, floatFilter, intFilter, roundFilter } from './number-filters.ts'
-import { binary, indexOf, sorted } from './operators.ts'
+import { applyBinary, indexOf, sorted } from './operators.ts'
 import { bindArguments, call } from './runtime.ts'
 import type { Budget, Filter, Runtime } from './runtime.ts'
-import { capitalized, splitLines, replaced, stripped } from './string-methods.ts'
+import { capitalize, splitLines, replaceText, strip } from './string-methods.ts'
 import { percentFormat } from './text-format.ts'
 import {
   compare,
@@ -16,7 +16,7 @@ import {
   itemsOf,
   lengthOf,
   numCodePoints,
-  Iteration,
+  PyGenerator,
   textOf,
   Tuple,
   typeName,
@@ -91,7 +91,7 @@ const selection =
     const [name, ...others] = rest
     const passes = (item: Value): boolean =>
       name === undefined ? isTrue(item) : runtime.test(textOf(name), item, { positional: others, named })
-    return new Iteration(itemsOf(value).filter((item) => passes(look(item)) === keeps))
+    return new PyGenerator(itemsOf(value).filter((item) => passes(look(item)) === keeps))
   }
 
 const extreme =
@@ -125,7 +125,7 @@ const unique: Filter = (value, args, runtime) => {
     if (!seen.has(key)) kept.push(item)
     seen.set(key, true)
   }
-  return new Iteration(kept)
+  return new PyGenerator(kept)
 }
 
 const groupby: Filter = (value, args, runtime) => {
@@ -165,7 +165,7 @@ const sum: Filter = (value, args, runtime) => {
   const { attribute, start = 0n } = bindArguments('sum', ['attribute', 'start'], args)
   const look = lookUp(attribute, runtime)
   if (typeof start === 'string') throw new TemplateFault("sum() can't sum strings")
-  return itemsOf(value).reduce<Value>((total, item) => binary('+', total, look(item), runtime.budget), start)
+  return itemsOf(value).reduce<Value>((total, item) => applyBinary('+', total, look(item), runtime.budget), start)
 }
 
 /** An indentation: a number of spaces, or a text. */
@@ -224,7 +224,7 @@ const batches: Filter = (value, args, { budget }) => {
     const row = items.slice(at, at + size)
     rows.push(fill === null ? row : [...row, ...Array.from({ length: size - row.length }, () => fill)])
   }
-  return new Iteration(rows)
+  return new PyGenerator(rows)
 }
 
 const slices: Filter = (value, args) => {
@@ -237,11 +237,11 @@ const slices: Filter = (value, args) => {
     const row = items.slice(start, start + size + (i < longer ? 1 : 0))
     return fill !== null && i >= longer ? [...row, fill] : row
   })
-  return new Iteration(rows)
+  return new PyGenerator(rows)
 }
 
 const reverse: Filter = (value) =>
-  typeof value === 'string' ? [...value].toReversed().join('') : new Iteration(itemsOf(value).toReversed())
+  typeof value === 'string' ? [...value].toReversed().join('') : new PyGenerator(itemsOf(value).toReversed())
 
 const URL_SAFE = /[^\w.~/-]/g
 const quotedUrl = (given: string): string =>
@@ -259,7 +259,7 @@ const urlencode: Filter = (value) => {
 
 const replace: Filter = (value, args, runtime) => {
   const { old = null, new: by = null, count = null } = bindArguments('replace', ['old', 'new', 'count'], args)
-  return replaced(textOf(value), textOf(old), textOf(by), count === null ? -1 : indexOf(count), runtime)
+  return replaceText(textOf(value), textOf(old), textOf(by), count === null ? -1 : indexOf(count), runtime)
 }
 
 const format: Filter = (value, { positional, named }, { budget }) => {
@@ -277,7 +277,7 @@ export const FILTERS: ReadonlyMap<string, Filter> = new Map<string, Filter>([
     (value, args, runtime) => runtime.attribute(value, textOf(bindArguments('attr', ['name'], args).name ?? null)),
   ],
   ['batch', batches],
-  ['capitalize', text(capitalized)],
+  ['capitalize', text(capitalize)],
   ['center', (value, args, runtime) => centered(textOf(value), args, runtime)],
   ['count', length],
   ['length', length],
@@ -300,7 +300,7 @@ export const FILTERS: ReadonlyMap<string, Filter> = new Map<string, Filter>([
   ['list', (value) => [...itemsOf(value)]],
   ['lower', text((given) => given.toLowerCase())],
   ['upper', text((given) => given.toUpperCase())],
-  ['map', (value, args, runtime) => new Iteration(itemsOf(value).map(mapper(args, runtime)))],
+  ['map', (value, args, runtime) => new PyGenerator(itemsOf(value).map(mapper(args, runtime)))],
   ['max', extreme(1)],
   ['min', extreme(-1)],
   ['reject', selection(false, false)],
@@ -313,25 +313,30 @@ export const FILTERS: ReadonlyMap<string, Filter> = new Map<string, Filter>([
   ['slice', slices],
   ['sort', sort],
   ['string', (value) => textOf(value)],
-  [
-    'striptags',
-    text((given) =>
-      given
-        .replaceAll(/<!--[^]*?-->|<[^>]*>/g, '')
-        .split(/\s+/)
-        .filter(Boolean)
-        .join(' '),
-    ),
-  ],
+  ['striptags', text(stripTags)],
   ['sum', sum],
-  ['title', text((given) => (given.match(TITLE_PART) ?? []).map((part) => capitalized(part)).join(''))],
+  ['title', text((given) => (given.match(TITLE_PART) ?? []).map((part) => capitalize(part)).join(''))],
   ['tojson', tojson],
-  ['trim', (value, args) => stripped(textOf(value), bindArguments('trim', ['chars'], args).chars, 'both')],
+  ['trim', (value, args) => strip(textOf(value), bindArguments('trim', ['chars'], args).chars, 'both')],
   ['truncate', truncate],
   ['unique', unique],
   ['urlencode', urlencode],
   ['wordcount', (value) => BigInt((textOf(value).match(/[\p{L}\p{N}_]+/gu) ?? []).length)],
 ])
+
+/** The text without comments and tags, its words one space apart. From the first tag without an end on, everything is text. */
+function stripTags(given: string): string {
+  let kept = ''
+  let at = 0
+  for (let start = given.indexOf('<'); start >= 0; start = given.indexOf('<', at)) {
+    const isComment = given.startsWith('<!--', start)
+    const end = isComment ? given.indexOf('-->', start + 4) : given.indexOf('>', start)
+    if (end < 0) break
+    kept += given.slice(at, start)
+    at = end + (isComment ? 3 : 1)
+  }
+  return (kept + given.slice(at)).split(/\s+/).filter(Boolean).join(' ')
+}
 
 function centered(given: string, args: Arguments, runtime: Runtime): Value {
   const { width = 80n } = bindArguments('center', ['width'], args)
@@ -339,7 +344,7 @@ function centered(given: string, args: Arguments, runtime: Runtime): Value {
 }
 
 function pairsOf(value: Value): Value {
-  if (value instanceof Undefined) return new Iteration([])
+  if (value instanceof Undefined) return new PyGenerator([])
   if (!(value instanceof Dict)) throw new TemplateFault('Can only get item pairs from a mapping.')
-  return new Iteration(value.entries().map((entry) => new Tuple(entry)))
+  return new PyGenerator(value.entries().map((entry) => new Tuple(entry)))
 }

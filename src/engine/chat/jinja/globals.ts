@@ -2,7 +2,7 @@
 import { TemplateFault, TemplateRefusal } from './errors.ts'
 import { indexOf } from './operators.ts'
 import { bindArguments } from './runtime.ts'
-import { Callable, Dict, Holder, itemsOf, Namespace, textOf } from './values.ts'
+import { Callable, Dict, HostObject, itemsOf, Namespace, textOf } from './values.ts'
 import type { Arguments, Value } from './values.ts'
 
 /** As jinja2's sandbox. */
@@ -50,23 +50,23 @@ function joiner(args: Arguments): Callable {
   })
 }
 
-function cycler({ positional }: Arguments): Holder {
+function cycler({ positional }: Arguments): HostObject {
   if (positional.length === 0) throw new TemplateFault('at least one item has to be provided')
   let at = 0
   const current = (): Value => positional[at] ?? null
-  return new Holder('Cycler', (name) => {
-    if (name === 'current') return current()
-    if (name === 'reset')
-      return new Callable(name, () => {
-        at = 0
-        return null
-      })
-    if (name !== 'next') return undefined
-    return new Callable(name, () => {
+  return new HostObject('Cycler', {
+    get current() {
+      return current()
+    },
+    next: new Callable('next', () => {
       const value = current()
       at = (at + 1) % positional.length
       return value
-    })
+    }),
+    reset: new Callable('reset', () => {
+      at = 0
+      return null
+    }),
   })
 }
 

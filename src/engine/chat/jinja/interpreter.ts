@@ -2,10 +2,10 @@
 import { TemplateFault } from './errors.ts'
 import { FILTERS } from './filters.ts'
 import { GLOBALS } from './globals.ts'
-import { loopAt } from './loop-variable.ts'
+import { loopVariable } from './loop-variable.ts'
 import { methodOf } from './methods.ts'
 import type { Application, Body, CallArguments, Comparison, TemplateExpression, ForStatement, MacroStatement, Statement, Target } from './nodes.ts' // prettier-ignore
-import { binary, compares, indexOf, signed, sliceOf } from './operators.ts'
+import { applyBinary, applyComparison, indexOf, applySign, sliceOf } from './operators.ts'
 import { Budget, call } from './runtime.ts'
 import type { Runtime } from './runtime.ts'
 import { TESTS } from './tests.ts'
@@ -13,7 +13,7 @@ import {
   Callable,
   Dict,
   equals,
-  Holder,
+  HostObject,
   isList,
   isNumeric,
   isTrue,
@@ -22,7 +22,7 @@ import {
   Namespace,
   plainOf,
   reprOf,
-  Iteration,
+  PyGenerator,
   textOf,
   Tuple,
   typeName,
@@ -96,7 +96,7 @@ class Interpreter implements Runtime {
   #own(of: Value, name: string): Value | undefined {
     if (of instanceof Undefined) return of.fail()
     if (of instanceof Namespace) return of.values.get(name)
-    if (of instanceof Holder) return of.attribute(name)
+    if (of instanceof HostObject) return Object.hasOwn(of.attributes, name) ? of.attributes[name] : undefined
     if (of instanceof Tuple && of.names.includes(name)) return of.items[of.names.indexOf(name)]
     if (of instanceof Callable) return name === 'name' ? of.name : undefined
     return methodOf(of, name, this)
@@ -214,7 +214,7 @@ class Interpreter implements Runtime {
       this.#assign(target, item, inner)
       return isTrue(this.#evaluate(test, inner))
     })
-    const again = (args: Arguments): Value => {
+    const recurse = (args: Arguments): Value => {
       const parts: string[] = []
       this.#loop(statement, args.positional[0] ?? null, scope, parts, depth + 1)
       return parts.join('')
@@ -228,7 +228,7 @@ class Interpreter implements Runtime {
     for (const [i, item] of items.entries()) {
       this.budget.step()
       const inner = new Scope(scope)
-      inner.set('loop', loopAt(items, i, depth, hasChanged, isRecursive ? again : null))
+      inner.set('loop', loopVariable(items, i, depth, hasChanged, isRecursive ? recurse : null))
       this.#assign(target, item, inner)
       if (this.#run(body, inner, output) === 'break') break
     }
@@ -308,10 +308,10 @@ class Interpreter implements Runtime {
         return !isTrue(this.#evaluate(expression.of, scope))
       case 'negative':
       case 'positive':
-        return signed(this.#evaluate(expression.of, scope), expression.kind === 'negative')
+        return applySign(this.#evaluate(expression.of, scope), expression.kind === 'negative')
       case 'binary': {
         const { operator, left, right } = expression
-        return binary(operator, this.#evaluate(left, scope), this.#evaluate(right, scope), this.budget)
+        return applyBinary(operator, this.#evaluate(left, scope), this.#evaluate(right, scope), this.budget)
       }
       case 'concat': {
         const text = expression.parts.map((part) => textOf(this.#evaluate(part, scope))).join('')
@@ -353,7 +353,7 @@ class Interpreter implements Runtime {
     let left = this.#evaluate(first, scope)
     for (const [operator, operand] of rest) {
       const right = this.#evaluate(operand, scope)
-      if (!compares(operator, left, right)) return false
+      if (!applyComparison(operator, left, right)) return false
       left = right
     }
     return true
@@ -361,5 +361,5 @@ class Interpreter implements Runtime {
 }
 
 function isHashable(key: Value): boolean {
-  return !isList(key) && !(key instanceof Dict) && !(key instanceof Iteration)
+  return !isList(key) && !(key instanceof Dict) && !(key instanceof PyGenerator)
 }

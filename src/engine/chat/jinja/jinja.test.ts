@@ -58,3 +58,20 @@ test.each([
 ])('what would fill the memory or take for ever ends: %s', (source) => {
   expect(() => new BoundedTemplate(source).render({})).toThrow(TemplateFault)
 })
+
+test.each([
+  '{{ m|trim|length }}',
+  '{{ m.strip()|length }}',
+  '{{ m|striptags|length }}',
+  '{{ m|int }}',
+  '{{ m|float }}',
+])('takes time proportional to a text with long runs of white space, digits and brackets: %s', (source) => {
+  const runs = [' '.repeat(1e6), '1'.repeat(1e6), '<'.repeat(1e6)].map((run) => `1${run}x`)
+  // In quadratic time one of them takes minutes.
+  for (const m of runs) expect(new BoundedTemplate(source).render({ m })).toMatch(/^[\d.]+$/)
+})
+
+test('a template with a long run of white space before a tag is parsed in time proportional to it', () => {
+  const template = new BoundedTemplate(`a${' '.repeat(1e6)}b{%- set x = 1 %}`)
+  expect(template.render({})).toHaveLength(1e6 + 2)
+})

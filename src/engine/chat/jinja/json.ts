@@ -1,7 +1,7 @@
 /** JSON as Python's json module reads and writes it. */
 import { TemplateFault } from './errors.ts'
 import { floatText } from './numbers.ts'
-import { compare, Dict, isList, Spelled, Tuple, typeName, Visits } from './values.ts'
+import { compare, Dict, isList, NumberLiteral, Tuple, typeName, PrintLimit } from './values.ts'
 import type { Value } from './values.ts'
 
 interface JsonLayout {
@@ -14,9 +14,9 @@ interface JsonLayout {
 }
 
 /** As json.dumps. @throws TemplateFault for a value that JSON cannot represent */
-export function jsonText(value: Value, layout: JsonLayout, depth = 0, visits = new Visits()): string {
+export function jsonText(value: Value, layout: JsonLayout, depth = 0, visits = new PrintLimit()): string {
   visits.next()
-  if (value instanceof Spelled) return value.text
+  if (value instanceof NumberLiteral) return value.text
   if (value === null) return 'null'
   if (typeof value === 'boolean' || typeof value === 'bigint') return String(value)
   if (typeof value === 'number') return jsonFloat(value)
@@ -43,7 +43,7 @@ function inLines(open: string, parts: readonly string[], close: string, layout: 
 
 function keyText(key: Value): string {
   if (typeof key === 'string') return key
-  if (key instanceof Spelled) return key.text
+  if (key instanceof NumberLiteral) return key.text
   if (key === null) return 'null'
   if (typeof key === 'boolean' || typeof key === 'bigint') return String(key)
   if (typeof key === 'number') return jsonFloat(key)
@@ -134,7 +134,8 @@ class JsonReader {
 }
 
 function toNumber(text: string): Value {
-  if (/^(?:0|-?[1-9]\d*)$/.test(text)) return text.length <= MAX_DIGITS ? BigInt(text) : new Spelled(Number(text), text)
+  if (/^(?:0|-?[1-9]\d*)$/.test(text))
+    return text.length <= MAX_DIGITS ? BigInt(text) : new NumberLiteral(Number(text), text)
   const value = Number(text)
-  return floatText(value) === text ? value : new Spelled(value, text)
+  return floatText(value) === text ? value : new NumberLiteral(value, text)
 }

@@ -1,5 +1,6 @@
 /** Splits a template into tokens, with trim_blocks and lstrip_blocks as in transformers. */
 import { TemplateFault } from './errors.ts'
+import { SPACE, stripEnd } from './white-space.ts'
 
 type TokenKind =
   'data' | 'variable_begin' | 'variable_end' | 'block_begin' | 'block_end' | 'name' | 'string' | 'number' | 'operator' | 'end' // prettier-ignore
@@ -10,11 +11,7 @@ export interface Token {
   readonly line: number
 }
 
-/** Python's white space, which differs slightly from JavaScript's \s. */
-export const SPACE = '\\t-\\r\\x1c-\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000'
 const S = `[${SPACE}]*`
-const BLANK_END = new RegExp(`[${SPACE}]+$`)
-const BLANK = new RegExp(`^${S}$`)
 
 const BEGIN = new RegExp(`\\{%([-+]?)${S}raw${S}(?:-%\\}${S}|%\\})|(\\{\\{|\\{%|\\{#)([-+]?)`, 'g')
 const COMMENT_END = new RegExp(`\\+#\\}|-#\\}${S}|#\\}\\n?`, 'g')
@@ -68,10 +65,12 @@ class Lexer {
 
   /** Strips data before a tag: `-` removes all white space; without `+`, a tag that is first in its line removes its indentation. */
   #strip(data: string, sign: string, isVariable: boolean): string {
-    if (sign === '-') return data.replace(BLANK_END, '')
+    if (sign === '-') return stripEnd(data)
     if (sign === '+' || isVariable) return data
     const lineStart = data.lastIndexOf('\n') + 1
-    return (lineStart > 0 || this.#isLineStart) && BLANK.test(data.slice(lineStart)) ? data.slice(0, lineStart) : data
+    return (lineStart > 0 || this.#isLineStart) && stripEnd(data.slice(lineStart)) === ''
+      ? data.slice(0, lineStart)
+      : data
   }
 
   #readRaw(): void {

@@ -26,10 +26,9 @@ export function methodOf(value: Value, name: string, runtime: Runtime): Callable
   return method && items !== null ? new Callable(name, (args) => method(items, args)) : undefined
 }
 
-const DICT_METHODS: ReadonlyMap<string, (dict: Dict, args: Arguments) => Value> = new Map<
-  string,
-  (dict: Dict, args: Arguments) => Value
->([
+type Method<T> = (value: T, args: Arguments) => Value
+
+const DICT_METHODS: ReadonlyMap<string, Method<Dict>> = new Map<string, Method<Dict>>([
   [
     'get',
     (dict, args) => {
@@ -43,10 +42,7 @@ const DICT_METHODS: ReadonlyMap<string, (dict: Dict, args: Arguments) => Value> 
   ['copy', (dict) => new Dict(dict.entries())],
 ])
 
-const LIST_METHODS: ReadonlyMap<string, (items: readonly Value[], args: Arguments) => Value> = new Map<
-  string,
-  (items: readonly Value[], args: Arguments) => Value
->([
+const LIST_METHODS: ReadonlyMap<string, Method<readonly Value[]>> = new Map<string, Method<readonly Value[]>>([
   [
     'index',
     (items, args) => {

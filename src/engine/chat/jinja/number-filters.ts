@@ -1,10 +1,10 @@
 /** Filters that make numbers or change them. */
 import { TemplateFault } from './errors.ts'
-import { rounded } from './numbers.ts'
+import { roundHalfEven } from './numbers.ts'
 import { indexOf } from './operators.ts'
 import { bindArguments, type Filter } from './runtime.ts'
-import { stripped } from './string-methods.ts'
 import { isNumeric, numberOf, plainOf, typeName } from './values.ts'
+import { stripEnd, stripStart } from './white-space.ts'
 
 /** `round(precision=0, method='common')` */
 export const roundFilter: Filter = (value, args) => {
@@ -15,7 +15,7 @@ export const roundFilter: Filter = (value, args) => {
   const number = numberOf(plain)
   // A whole number stays one.
   if (method === 'common')
-    return typeof number === 'bigint' && decimals >= 0 ? number : rounded(Number(number), decimals)
+    return typeof number === 'bigint' && decimals >= 0 ? number : roundHalfEven(Number(number), decimals)
   if (method !== 'ceil' && method !== 'floor') throw new TemplateFault('method must be common, ceil or floor')
   const unit = 10 ** decimals
   return (method === 'ceil' ? Math.ceil(Number(number) * unit) : Math.floor(Number(number) * unit)) / unit
@@ -26,7 +26,7 @@ const PREFIXES: Readonly<Record<number, string>> = { 2: '0b', 8: '0o', 16: '0x' 
 
 /** As Python's int(text, base); null: it is none. */
 function parseInteger(given: string, base: number): bigint | null {
-  const [, sign = '', digits = ''] = /^([-+]?)([^]*)$/.exec(stripped(given, undefined, 'both').toLowerCase()) ?? []
+  const [, sign = '', digits = ''] = /^([-+]?)([^]*)$/.exec(stripEnd(stripStart(given)).toLowerCase()) ?? []
   const prefix = PREFIXES[base] ?? ''
   const bare = (prefix !== '' && digits.startsWith(prefix) ? digits.slice(2) : digits).replaceAll(/(?<=[\da-f])_(?=[\da-f])/g, '') // prettier-ignore
   const pattern = INTEGERS[base]
@@ -37,9 +37,9 @@ function parseInteger(given: string, base: number): bigint | null {
 }
 
 /** As Python's float(text); null: it is none. */
-function parseFloat_(given: string): number | null {
-  const trimmed = stripped(given, undefined, 'both').toLowerCase()
-  if (/^[-+]?(?:\d[\d_]*\.?(?:\d[\d_]*)?|\.\d[\d_]*)(?:e[-+]?\d+)?$/.test(trimmed)) return Number(trimmed.replaceAll('_', '')) // prettier-ignore
+function parseFloatText(given: string): number | null {
+  const trimmed = stripEnd(stripStart(given)).toLowerCase()
+  if (/^[-+]?(?:\d[\d_]*(?:\.(?:\d[\d_]*)?)?|\.\d[\d_]*)(?:e[-+]?\d+)?$/.test(trimmed)) return Number(trimmed.replaceAll('_', '')) // prettier-ignore
   const [, sign, name] = /^([-+]?)(inf|infinity|nan)$/.exec(trimmed) ?? []
   if (name === undefined) return null
   return name === 'nan' ? NaN : sign === '-' ? -Infinity : Infinity
@@ -50,7 +50,7 @@ export const intFilter: Filter = (value, args) => {
   const { default: fallback = 0n, base = 10n } = bindArguments('int', ['default', 'base'], args)
   const plain = plainOf(value)
   if (typeof plain === 'boolean' || typeof plain === 'bigint') return numberOf(plain)
-  const float = typeof plain === 'string' ? (parseInteger(plain, indexOf(base)) ?? parseFloat_(plain)) : plain
+  const float = typeof plain === 'string' ? (parseInteger(plain, indexOf(base)) ?? parseFloatText(plain)) : plain
   if (typeof float === 'bigint') return float
   return typeof float === 'number' && Number.isFinite(float) ? BigInt(Math.trunc(float)) : fallback
 }
@@ -60,7 +60,7 @@ export const floatFilter: Filter = (value, args) => {
   const { default: fallback = 0 } = bindArguments('float', ['default'], args)
   const plain = plainOf(value)
   if (isNumeric(plain)) return Number(numberOf(plain))
-  return (typeof plain === 'string' ? parseFloat_(plain) : null) ?? fallback
+  return (typeof plain === 'string' ? parseFloatText(plain) : null) ?? fallback
 }
 
 /** `abs` */

@@ -42,7 +42,7 @@ export function fixedText(value: number, decimals: number): string {
 }
 
 /** As Python's round(value, decimals) of a float. */
-export function rounded(value: number, decimals: number): number {
+export function roundHalfEven(value: number, decimals: number): number {
   if (!Number.isFinite(value)) return value
   if (decimals >= 0) return decimals > 22 ? value : Number(fixedText(value, decimals))
   const unit = 10 ** -decimals

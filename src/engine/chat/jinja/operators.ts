@@ -14,7 +14,7 @@ import {
   itemsOf,
   numberOf,
   plainOf,
-  Iteration,
+  PyGenerator,
   Tuple,
   typeName,
   Undefined,
@@ -24,7 +24,7 @@ import type { Value } from './values.ts'
 const ARITHMETIC = { '+': add, '-': subtract, '*': multiply, '/': divide, '//': floorDivide, '%': modulo, '**': power }
 
 /** Result of a binary operator with Python's rules for types. @throws TemplateFault */
-export function binary(operator: BinaryOperator, left: Value, right: Value, budget: Budget): Value {
+export function applyBinary(operator: BinaryOperator, left: Value, right: Value, budget: Budget): Value {
   const [a, b] = [plainOf(left), plainOf(right)]
   if (isNumeric(a) && isNumeric(b)) return ARITHMETIC[operator](numberOf(a), numberOf(b))
   if (a instanceof Undefined) return a.fail()
@@ -76,7 +76,7 @@ export function contains(container: Value, item: Value): boolean {
   if (
     isList(container) ||
     container instanceof Tuple ||
-    container instanceof Iteration ||
+    container instanceof PyGenerator ||
     container instanceof Undefined
   )
     return itemsOf(container).some((each) => equals(each, item))
@@ -136,7 +136,7 @@ export function sorted<T>(items: readonly T[], keyOf: (item: T) => Value, isReve
 }
 
 /** `left operator right` as a truth value. @throws TemplateFault for values without an order */
-export function compares(operator: Comparison, left: Value, right: Value): boolean {
+export function applyComparison(operator: Comparison, left: Value, right: Value): boolean {
   switch (operator) {
     case '==':
       return equals(left, right)
@@ -158,7 +158,7 @@ export function compares(operator: Comparison, left: Value, right: Value): boole
 }
 
 /** `+value` or `-value`. @throws TemplateFault for what is no number */
-export function signed(value: Value, isNegative: boolean): Value {
+export function applySign(value: Value, isNegative: boolean): Value {
   const plain = plainOf(value)
   if (plain instanceof Undefined) return plain.fail()
   if (!isNumeric(plain)) throw new TemplateFault(`bad operand type for a sign: '${typeName(value)}'`)

@@ -1,6 +1,6 @@
 /** The limits of a rendering, and calls of template functions. */
 import { TemplateFault } from './errors.ts'
-import { Callable, Holder, Undefined, typeName } from './values.ts'
+import { Callable, HostObject, Undefined, typeName } from './values.ts'
 import type { Arguments, Value } from './values.ts'
 
 /** Limit on statements and expressions per rendering. A long conversation takes some ten thousand. */
@@ -40,7 +40,7 @@ export type Filter = (value: Value, args: Arguments, runtime: Runtime) => Value
 /** Calls a value. @throws TemplateFault if it cannot be called */
 export function call(callee: Value, args: Arguments): Value {
   if (callee instanceof Callable) return callee.call(args)
-  if (callee instanceof Holder && callee.call !== null) return callee.call(args)
+  if (callee instanceof HostObject && callee.call !== null) return callee.call(args)
   if (callee instanceof Undefined) return callee.fail()
   throw new TemplateFault(`'${typeName(callee)}' object is not callable`)
 }

@@ -1,17 +1,15 @@
 /** Methods of text, as Python's str has them. */
 import { TemplateFault } from './errors.ts'
-import { SPACE } from './lexer.ts'
 import { indexOf } from './operators.ts'
 import { bindArguments } from './runtime.ts'
 import type { Runtime } from './runtime.ts'
 import { braceFormat } from './text-format.ts'
 import { charactersOf, Dict, isList, itemsOf, numCodePoints, Tuple, typeName, Undefined } from './values.ts'
 import type { Arguments, Value } from './values.ts'
+import { SPACE, stripEnd, stripStart } from './white-space.ts'
 
 type StringMethod = (text: string, args: Arguments, runtime: Runtime) => Value
 
-const START = new RegExp(`^[${SPACE}]+`)
-const END = new RegExp(`[${SPACE}]+$`)
 const RUN = new RegExp(`[^${SPACE}]+`, 'g')
 const ALL_SPACE = new RegExp(`^[${SPACE}]+$`)
 
@@ -22,10 +20,10 @@ function requireText(value: Value, what: string): string {
 }
 
 /** Strips the characters, or white space, from the ends of a text. */
-export function stripped(text: string, characters: Value | undefined, side: 'start' | 'end' | 'both'): string {
+export function strip(text: string, characters: Value | undefined, side: 'start' | 'end' | 'both'): string {
   if (characters === undefined || characters === null) {
-    const begun = side === 'end' ? text : text.replace(START, '')
-    return side === 'start' ? begun : begun.replace(END, '')
+    const begun = side === 'end' ? text : stripStart(text)
+    return side === 'start' ? begun : stripEnd(begun)
   }
   const set = new Set(requireText(characters, 'strip'))
   const all = [...text]
@@ -36,13 +34,13 @@ export function stripped(text: string, characters: Value | undefined, side: 'sta
 }
 
 /** First character upper case, the rest lower case. */
-export function capitalized(text: string): string {
+export function capitalize(text: string): string {
   const [first = ''] = text
   return first.toUpperCase() + text.slice(first.length).toLowerCase()
 }
 
 /** `count` replacements at most; negative: all. */
-export function replaced(text: string, old: string, by: string, count: number, runtime: Runtime): string {
+export function replaceText(text: string, old: string, by: string, count: number, runtime: Runtime): string {
   let left = count < 0 ? Infinity : count
   const { budget } = runtime
   const parts = old === '' ? ['', ...text] : text.split(old)
@@ -77,10 +75,10 @@ function split(text: string, separator: Value | undefined, maxsplit: number, fro
     if (fromEnd) {
       const kept = runs.slice(runs.length - maxsplit)
       const before = runs[runs.length - maxsplit - 1]
-      const head = stripped(text.slice(0, (before?.index ?? 0) + (before?.[0].length ?? 0)), undefined, 'start')
+      const head = stripStart(text.slice(0, (before?.index ?? 0) + (before?.[0].length ?? 0)))
       return [head, ...kept.map(([run]) => run)]
     }
-    const tail = stripped(text.slice(runs[maxsplit]?.index ?? text.length), undefined, 'end')
+    const tail = stripEnd(text.slice(runs[maxsplit]?.index ?? text.length))
     return [...runs.slice(0, maxsplit).map(([run]) => run), tail]
   }
   const by = requireText(separator, 'split')
@@ -103,7 +101,7 @@ const splitter =
 const stripper =
   (side: 'start' | 'end' | 'both'): StringMethod =>
   (text, args) =>
-    stripped(text, bindArguments('strip', ['chars'], args).chars, side)
+    strip(text, bindArguments('strip', ['chars'], args).chars, side)
 
 /** startswith and endswith, with optional bounds in characters. */
 const bounded =
@@ -187,7 +185,7 @@ const swapCase = (text: string): string =>
   [...text].map((each) => (/\p{Lu}/u.test(each) ? each.toLowerCase() : each.toUpperCase())).join('')
 
 export const STRING_METHODS: ReadonlyMap<string, StringMethod> = new Map<string, StringMethod>([
-  ['capitalize', change(capitalized)],
+  ['capitalize', change(capitalize)],
   ['casefold', change((text) => text.toLowerCase().replaceAll('ß', 'ss'))],
   ['center', filler((n) => [Math.floor(n / 2), Math.ceil(n / 2)])],
   [
@@ -274,7 +272,7 @@ export const STRING_METHODS: ReadonlyMap<string, StringMethod> = new Map<string,
     'replace',
     (text, args, runtime) => {
       const { old = null, new: by = null, count = -1n } = bindArguments('replace', ['old', 'new', 'count'], args)
-      return replaced(text, requireText(old, 'replace'), requireText(by, 'replace'), indexOf(count), runtime)
+      return replaceText(text, requireText(old, 'replace'), requireText(by, 'replace'), indexOf(count), runtime)
     },
   ],
   ['split', splitter(false)],

@@ -2,7 +2,7 @@
 import { TemplateFault } from './errors.ts'
 import { contains } from './operators.ts'
 import { isSameNumber, modulo } from './numbers.ts'
-import { Callable, compare, Dict, equals, Holder, isList, isNumeric, numberOf, plainOf, Iteration, textOf, Tuple, Undefined } from './values.ts' // prettier-ignore
+import { Callable, compare, Dict, equals, HostObject, isList, isNumeric, numberOf, plainOf, PyGenerator, textOf, Tuple, Undefined } from './values.ts' // prettier-ignore
 import type { Value } from './values.ts'
 
 type Test = (value: Value, args: readonly Value[]) => boolean
@@ -10,7 +10,7 @@ type Test = (value: Value, args: readonly Value[]) => boolean
 const isIterable = (value: Value): boolean =>
   typeof value === 'string' ||
   isList(value) ||
-  [Tuple, Dict, Iteration, Undefined].some((kind) => value instanceof kind)
+  [Tuple, Dict, PyGenerator, Undefined].some((kind) => value instanceof kind)
 
 /** As jinja2: it has a length and items. */
 const isSequence = (value: Value): boolean =>
@@ -36,7 +36,7 @@ function remainder(value: Value, divisor: Value): bigint | number {
 
 export const TESTS: ReadonlyMap<string, Test> = new Map<string, Test>([
   ['boolean', (value) => typeof value === 'boolean'],
-  ['callable', (value) => value instanceof Callable || (value instanceof Holder && value.call !== null)],
+  ['callable', (value) => value instanceof Callable || (value instanceof HostObject && value.call !== null)],
   ['defined', (value) => !(value instanceof Undefined)],
   ['undefined', (value) => value instanceof Undefined],
   ['divisibleby', (value, [divisor = null]) => isSameNumber(remainder(value, divisor), 0n)],

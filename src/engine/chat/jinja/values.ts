@@ -16,10 +16,10 @@ export type Value =
   | Dict
   | Namespace
   | Undefined
-  | Iteration
-  | Spelled
+  | PyGenerator
+  | NumberLiteral
   | Callable
-  | Holder
+  | HostObject
 
 /** A Python tuple, named or not. */
 export class Tuple {
@@ -34,7 +34,7 @@ export class Tuple {
 }
 
 /** A Python generator, the result of filters such as map: it can be iterated, but has no length and no index. */
-export class Iteration {
+export class PyGenerator {
   readonly items: readonly Value[]
 
   constructor(items: readonly Value[]) {
@@ -42,8 +42,8 @@ export class Iteration {
   }
 }
 
-/** A number from the caller with its original spelling. */
-export class Spelled {
+/** A number from the caller, which is written as it was spelled. */
+export class NumberLiteral {
   readonly value: bigint | number
   readonly text: string
 
@@ -92,19 +92,20 @@ export class Callable {
   }
 }
 
-/** An object with attributes, such as `loop`; some can be called. */
-export class Holder {
+/** An object of the renderer with attributes, such as `loop`; some can be called. */
+export class HostObject {
+  /** Its type, for messages. */
   readonly name: string
-  readonly attribute: (name: string) => Value | undefined
+  readonly attributes: Readonly<Record<string, Value>>
   readonly call: ((args: Arguments) => Value) | null
 
   constructor(
     name: string,
-    attribute: (name: string) => Value | undefined,
+    attributes: Readonly<Record<string, Value>>,
     call: ((args: Arguments) => Value) | null = null,
   ) {
     this.name = name
-    this.attribute = attribute
+    this.attributes = attributes
     this.call = call
   }
 }
@@ -122,16 +123,16 @@ export class Dict {
   }
 
   get(key: Value): Value | undefined {
-    return this.#entries.get(hashable(key))?.[1]
+    return this.#entries.get(hashKey(key))?.[1]
   }
 
   has(key: Value): boolean {
-    return this.#entries.has(hashable(key))
+    return this.#entries.has(hashKey(key))
   }
 
   set(key: Value, value: Value): void {
-    const known = this.#entries.get(hashable(key))
-    this.#entries.set(hashable(key), [known === undefined ? key : known[0], value])
+    const known = this.#entries.get(hashKey(key))
+    this.#entries.set(hashKey(key), [known === undefined ? key : known[0], value])
   }
 
   entries(): readonly (readonly [Value, Value])[] {
@@ -148,7 +149,7 @@ export class Dict {
 }
 
 /** Equal for keys that are equal in Python: 1, 1.0 and true are one key. */
-function hashable(key: Value): unknown {
+function hashKey(key: Value): unknown {
   const plain = plainOf(key)
   if (typeof plain === 'boolean') return plain ? 1n : 0n
   if (typeof plain === 'number') return Number.isInteger(plain) ? BigInt(plain) : plain
@@ -163,8 +164,8 @@ export function isList(value: Value): value is readonly Value[] {
 }
 
 /** The value, with numbers stripped of their original spelling. */
-export function plainOf(value: Value): Exclude<Value, Spelled> {
-  return value instanceof Spelled ? value.value : value
+export function plainOf(value: Value): Exclude<Value, NumberLiteral> {
+  return value instanceof NumberLiteral ? value.value : value
 }
 
 /** Name of the value's Python type, for messages. */
@@ -180,8 +181,8 @@ export function typeName(value: Value): string {
   if (plain instanceof Dict) return 'dict'
   if (plain instanceof Namespace) return 'Namespace'
   if (plain instanceof Undefined) return 'Undefined'
-  if (plain instanceof Iteration) return 'generator'
-  return plain instanceof Holder ? plain.name : 'function'
+  if (plain instanceof PyGenerator) return 'generator'
+  return plain instanceof HostObject ? plain.name : 'function'
 }
 
 /** Truth value by Python's rules. */
@@ -206,7 +207,7 @@ export function textOf(value: Value): string {
 const MAX_VISITS = 1_000_000
 
 /** Limits how many values one conversion to text visits. @throws TemplateFault above it */
-export class Visits {
+export class PrintLimit {
   #numLeft = MAX_VISITS
 
   next(): void {
@@ -215,9 +216,9 @@ export class Visits {
 }
 
 /** As Python's repr(). */
-export function reprOf(value: Value, visits = new Visits()): string {
+export function reprOf(value: Value, visits = new PrintLimit()): string {
   visits.next()
-  if (value instanceof Spelled) return value.text
+  if (value instanceof NumberLiteral) return value.text
   if (value === null) return 'None'
   if (typeof value === 'boolean') return value ? 'True' : 'False'
   if (typeof value === 'bigint') return value.toString()
@@ -259,7 +260,7 @@ const hex = (code: number, digits: number): string => code.toString(16).padStart
 export function itemsOf(value: Value): readonly Value[] {
   if (typeof value === 'string') return [...value]
   if (isList(value)) return value
-  if (value instanceof Tuple || value instanceof Iteration) return value.items
+  if (value instanceof Tuple || value instanceof PyGenerator) return value.items
   if (value instanceof Dict) return value.keys()
   if (value instanceof Undefined) return []
   throw new TemplateFault(`'${typeName(value)}' object is not iterable`)
@@ -358,7 +359,7 @@ function compareText(a: string, b: string): number {
 }
 
 /** Wraps a template value inside plain data. */
-export class Made {
+export class ValueBox {
   readonly value: Value
 
   constructor(value: Value) {
@@ -372,7 +373,7 @@ export function toValue(value: unknown): Value {
   if (value === null || typeof value === 'string' || typeof value === 'boolean' || typeof value === 'bigint')
     return value
   if (Array.isArray(value)) return value.map(toValue)
-  if (value instanceof Made) return value.value
+  if (value instanceof ValueBox) return value.value
   if (typeof value === 'object') {
     const entries = Object.entries(value).filter(([, item]) => item !== undefined)
     return new Dict(entries.map(([key, item]) => [key, toValue(item)] as const))
