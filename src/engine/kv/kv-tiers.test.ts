@@ -1,4 +1,4 @@
-import { mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
@@ -75,6 +75,17 @@ describe('the tiers', () => {
     const other = await open({ directory, fingerprint: 'another model' })
     expect(other.has(name(4))).toBe(false)
     await Promise.all([second.close(), other.close()])
+  })
+
+  it('leave nothing behind of a write that fails, and take only files for blocks', async () => {
+    const first = await open({ directory })
+    await mkdir(join(await folderOf(), `${name(1)}.kv`))
+    expect(await first.put(block(1))).toMatch(/^E/)
+    await first.close()
+    expect(await readdir(await folderOf())).toEqual([`${name(1)}.kv`])
+    const second = await open({ directory })
+    expect(second.has(name(1))).toBe(false)
+    await second.close()
   })
 
   it('leave a damaged or foreign file aside with a log line', async () => {

@@ -4,7 +4,7 @@
  * or belongs to something else, is ignored with a log line.
  */
 import { createHash } from 'node:crypto'
-import { open, readdir, readFile, rename, rm, stat } from 'node:fs/promises'
+import { readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { makeFolder } from '../../regular-file.ts'
 import type { BlockHash } from '../schedule/prefix-cache.ts'
@@ -74,11 +74,13 @@ export class KvTiers {
     const files = await Promise.all(
       (await readdir(folder)).map(async (name) => {
         const [, hash] = NAME.exec(name) ?? []
+        const path = join(folder, name)
         // Left by an interrupted write.
-        if (name.endsWith('.tmp')) await rm(join(folder, name), { force: true })
-        return hash === undefined
-          ? null
-          : { hash, ...(await stat(join(folder, name)).then(({ size, mtimeMs }) => ({ size, mtimeMs }))) }
+        if (name.endsWith('.tmp')) await rm(path, { force: true })
+        if (hash === undefined) return null
+        // Another process with the same directory may have dropped the block meanwhile.
+        const found = await stat(path).catch(() => null)
+        return found?.isFile() === true ? { hash, size: found.size, mtimeMs: found.mtimeMs } : null
       }),
     )
     const known = files.filter((file) => file !== null).sort((a, b) => a.mtimeMs - b.mtimeMs)
@@ -194,13 +196,14 @@ export class KvTiers {
   async #write(block: StoredBlock): Promise<void> {
     const path = this.#path(block.hash)
     const content = encode(this.#identity, block)
-    const file = await open(`${path}.tmp`, 'w', 0o600)
     try {
-      await file.writeFile(content)
-    } finally {
-      await file.close()
+      await writeFile(`${path}.tmp`, content, { mode: 0o600 })
+      await rename(`${path}.tmp`, path)
+    } catch (error) {
+      // What a full disk took of it counts towards no limit.
+      await rm(`${path}.tmp`, { force: true })
+      throw error
     }
-    await rename(`${path}.tmp`, path)
     this.#addToDisk(block.hash, content.length)
     this.#trimDisk()
   }

@@ -11,6 +11,8 @@ const MAX_CONFIGURATIONS = 20_000
 /** Limits on cached places and masks. Above them the cache is cleared. */
 const MAX_PLACES = 20_000
 const MAX_MASK_WORDS = 4_000_000
+/** Stacks that texts may leave behind, some 100 bytes each. Each nested part of a text may add some, and they cannot be removed one by one. */
+const MAX_STACKS = 1 << 16
 /** Limit on the configurations for one mask: less than a second of work. */
 const MAX_WORK = 1_500_000
 
@@ -50,6 +52,11 @@ export class ByteMatcher {
   constructor(network: Network) {
     this.#network = network
     this.#classes = classesOf(network)
+  }
+
+  /** The matcher for another text: this one, or a new one of the same grammar if earlier texts have left too many stacks behind. */
+  forNextText(): ByteMatcher {
+    return this.#stackTops.length <= MAX_STACKS ? this : new ByteMatcher(this.#network)
   }
 
   /** The place at the beginning of a text. @throws TooAmbiguous */

@@ -36,8 +36,9 @@ class GrammarWorker {
         this.#grammars.delete(call.key)
         return {}
       case 'create': {
-        const grammar = this.#grammars.get(call.key)
+        const grammar = this.#grammars.get(call.key)?.forNextText()
         if (grammar === undefined) throw new Error('the grammar is not here')
+        this.#grammars.set(call.key, grammar)
         this.#positions.set(call.matcher, { grammar, place: grammar.start() })
         return {}
       }
