@@ -10,7 +10,7 @@ const LONG = [
   'test/e2e/attacks-fields.test.ts',
   'src/server/ui/traces.browser.test.ts',
   'src/rag/worker-rpc.test.ts',
-  'src/engine/structured/json-schema.test.ts',
+  'src/engine/structured/json-schema/json-schema.test.ts',
   'test/e2e/large-requests.test.ts',
   'test/e2e/exporter.test.ts',
   'src/rag/service.test.ts',

@@ -19,7 +19,7 @@ import {
 } from './engine/runner/runner.ts'
 import { createLastingRunner } from './engine/runner/worker-runner.ts'
 import { loadSamplingDefaults, type SamplingDefaults } from './engine/sampling-defaults.ts'
-import { loadTokenizer, type Tokenizer } from './engine/tokenizer.ts'
+import { loadTokenizer, type Tokenizer } from './engine/tokenizer/tokenizer.ts'
 import type { Log } from './observability/log.ts'
 import { createProgress } from './progress.ts'
 import { type PromptTemplate, promptTemplate } from './rag/prompt.ts'

@@ -1,5 +1,5 @@
 /** Markers: the fixed words around reasoning and function calls in a model's output, such as `<think>` and `</tool_call>`. */
-import type { Tokenizer } from './tokenizer.ts'
+import type { Tokenizer } from './tokenizer/tokenizer.ts'
 
 /** The special tokens of a vocabulary, by id, that the texts consist of or contain. */
 export function specialTokensIn(

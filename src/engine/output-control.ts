@@ -3,10 +3,10 @@ import { isReasoningClosed, isReasoningOpen, reasoningMarkers } from './reasonin
 import type { ReasoningFormat } from './reasoning/reasoning-format.ts'
 import { ReasoningMatcher } from './reasoning/reasoning-matcher.ts'
 import type { GenerationRequest, StructuredOutput } from './request.ts'
-import type { GrammarCompiler } from './structured/grammar.ts'
+import type { GrammarCompiler } from './structured/grammar-compiler.ts'
 import type { GrammarMatcher } from './structured/grammar-protocol.ts'
 import type { OutputConstraint, TextConstraint } from './structured/grammar-source.ts'
-import type { Tokenizer } from './tokenizer.ts'
+import type { Tokenizer } from './tokenizer/tokenizer.ts'
 import type { ToolCallFormat } from './tool-calls/tool-call-format.ts'
 import { toolCallGrammar } from './tool-calls/tool-call-grammar.ts'
 

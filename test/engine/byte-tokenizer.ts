@@ -1,6 +1,6 @@
 /** A tokenizer.json whose tokens are the 256 bytes, two merges and an end token: small, real, and every text has one encoding. */
-import { createTokenizer } from '../../src/engine/tokenizer.ts'
-import type { Tokenizer } from '../../src/engine/tokenizer.ts'
+import { createTokenizer } from '../../src/engine/tokenizer/tokenizer.ts'
+import type { Tokenizer } from '../../src/engine/tokenizer/tokenizer.ts'
 
 export const EOS = 256
 

@@ -1,5 +1,5 @@
 /** Texts that a model without any preference writes under a grammar. */
-import type { GrammarCompiler } from '../../src/engine/structured/grammar.ts'
+import type { GrammarCompiler } from '../../src/engine/structured/grammar-compiler.ts'
 import type { OutputConstraint } from '../../src/engine/structured/grammar-source.ts'
 import { createByteTokenizer, EOS } from './byte-tokenizer.ts'
 import { createRandom } from './random.ts'

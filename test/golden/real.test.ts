@@ -10,7 +10,7 @@ import { createLocalRunner } from '../../src/engine/runner/local.ts'
 import type { Runner } from '../../src/engine/runner/runner.ts'
 import { GREEDY } from '../../src/kernels/sampling.ts'
 import { hasAdapter } from '../../src/kernels/webgpu/device.ts'
-import { loadTokenizer } from '../../src/engine/tokenizer.ts'
+import { loadTokenizer } from '../../src/engine/tokenizer/tokenizer.ts'
 import { goldenRequest } from './golden.ts'
 
 const NAME = 'gemma-3-270m-q4_k_m'

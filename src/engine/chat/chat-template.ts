@@ -9,8 +9,8 @@ import { withDeadline } from '../threads/deadline.ts'
 import { EngineError, invalidField } from '../request.ts'
 import type { ChatMessage, ToolDefinition } from '../request.ts'
 import { ModelError } from '../runner/runner.ts'
-import type { Tokenizer } from '../tokenizer.ts'
-import { readTokenizerConfig } from '../tokenizer.ts'
+import type { Tokenizer } from '../tokenizer/tokenizer.ts'
+import { readTokenizerConfig } from '../tokenizer/tokenizer.ts'
 import { isFolder } from '../weights/model-path.ts'
 
 interface RenderOptions {

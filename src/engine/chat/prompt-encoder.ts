@@ -2,7 +2,7 @@
 import type { ChatTemplate } from './chat-template.ts'
 import { EngineError, invalidField } from '../request.ts'
 import type { PromptInput } from '../request.ts'
-import type { Tokenizer } from '../tokenizer.ts'
+import type { Tokenizer } from '../tokenizer/tokenizer.ts'
 import { DeadlineError, withDeadline } from '../threads/deadline.ts'
 
 /** Wall-clock limit for patterns that may take more than linear time; generous, because the machine may be busy. */

@@ -6,8 +6,8 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { createChatTemplate, loadChatTemplate } from './chat-template.ts'
 import type { ChatTemplate } from './chat-template.ts'
 import { TextService } from './text-service.ts'
-import { loadTokenizer } from '../tokenizer.ts'
-import type { Tokenizer } from '../tokenizer.ts'
+import { loadTokenizer } from '../tokenizer/tokenizer.ts'
+import type { Tokenizer } from '../tokenizer/tokenizer.ts'
 
 const MODEL = fileURLToPath(new URL('../../../models/mini-1m', import.meta.url))
 const opened: TextService[] = []

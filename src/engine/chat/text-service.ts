@@ -12,7 +12,7 @@ import { builtEntry } from '../threads/built-entry.ts'
 import { DeadlineError, withDeadline } from '../threads/deadline.ts'
 import { KillableThread } from '../threads/killable-thread.ts'
 import { ThreadQueue } from '../threads/thread-queue.ts'
-import type { Tokenizer } from '../tokenizer.ts'
+import type { Tokenizer } from '../tokenizer/tokenizer.ts'
 
 /** Characters of a request's prompts that are tokenized at once: some 10 ms at worst. */
 const MAX_SHORT_CHARACTERS = 2048

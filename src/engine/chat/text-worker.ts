@@ -6,8 +6,8 @@ import type { TextAnswer, TextCall, TextRefusal, TextThreadData } from './text-p
 import { EngineError } from '../request.ts'
 import type { ThreadAnswer } from '../threads/killable-thread.ts'
 import { answerCalls } from '../threads/killable-thread.ts'
-import { loadTokenizer } from '../tokenizer.ts'
-import type { Tokenizer } from '../tokenizer.ts'
+import { loadTokenizer } from '../tokenizer/tokenizer.ts'
+import type { Tokenizer } from '../tokenizer/tokenizer.ts'
 
 interface Loaded {
   readonly tokenizer: Tokenizer

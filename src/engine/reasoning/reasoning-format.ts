@@ -1,6 +1,6 @@
 /** How models mark their reasoning before an answer. A format is data, found by the chat template. Names are those of vLLM's --reasoning-parser. */
 import { specialTokensIn } from '../markers.ts'
-import type { Tokenizer } from '../tokenizer.ts'
+import type { Tokenizer } from '../tokenizer/tokenizer.ts'
 
 export interface ReasoningFormat {
   readonly name: 'qwen3' | 'mistral' | 'seed_oss' | 'command_a' | 'kimi_vl' | 'gemma4' | 'openai_gptoss'

@@ -1,6 +1,6 @@
 /** A matcher that leaves reasoning free, ends it when its budget is spent, and constrains the answer after it to a grammar. */
 import type { GrammarMatcher } from '../structured/grammar-protocol.ts'
-import type { Tokenizer } from '../tokenizer.ts'
+import type { Tokenizer } from '../tokenizer/tokenizer.ts'
 import type { ReasoningFormat } from './reasoning-format.ts'
 
 interface ReasoningMatcherOptions {

@@ -3,7 +3,7 @@
  * space around the reasoning belongs to neither.
  */
 import { partialLengthWithSpace } from '../markers.ts'
-import type { Tokenizer } from '../tokenizer.ts'
+import type { Tokenizer } from '../tokenizer/tokenizer.ts'
 import { ChannelParser } from './channel-parser.ts'
 import { isReasoningOpen, reasoningMarkers } from './reasoning-format.ts'
 import type { SplitText, ReasoningFormat, ReasoningParser } from './reasoning-format.ts'

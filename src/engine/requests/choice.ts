@@ -6,7 +6,7 @@ import type { ChoiceLogprob, GenerationRequest, TokenEvent, ToolCallDelta } from
 import type { TokenLogprobs } from '../runner/runner.ts'
 import type { Sequence } from '../schedule/sequence.ts'
 import { IncrementalDetokenizer, StopMatcher } from './stops.ts'
-import type { Tokenizer } from '../tokenizer.ts'
+import type { Tokenizer } from '../tokenizer/tokenizer.ts'
 import type { ToolCalls } from '../tool-calls/tool-calls.ts'
 
 export interface ChoiceEnd {

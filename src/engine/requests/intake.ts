@@ -12,7 +12,7 @@ import type { TextService } from '../chat/text-service.ts'
 import type { ModelInfo } from '../runner/runner.ts'
 import type { Scheduler } from '../schedule/scheduler.ts'
 import type { Sequence } from '../schedule/sequence.ts'
-import type { Tokenizer } from '../tokenizer.ts'
+import type { Tokenizer } from '../tokenizer/tokenizer.ts'
 import type { ToolCallFormat } from '../tool-calls/tool-call-format.ts'
 import { createToolCalls } from '../tool-calls/tool-calls.ts'
 

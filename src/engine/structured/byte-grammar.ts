@@ -2,10 +2,10 @@
  * Grammars of bytes: expressions and rules, and the network of states into which they are compiled. A network is plain data, so that it can be sent
  * to the thread that hosts matchers.
  */
-import type { Automaton } from './automaton.ts'
-import { utf8, difference } from './code-points.ts'
-import type { CodePoints } from './code-points.ts'
-import type { Regex } from './regex.ts'
+import type { Automaton } from './patterns/automaton.ts'
+import { utf8, difference } from './patterns/code-points.ts'
+import type { CodePoints } from './patterns/code-points.ts'
+import type { Regex } from './patterns/regex.ts'
 import { Unenforceable } from './unenforceable.ts'
 
 /** How characters are written: unchanged, or as in a JSON string. */

@@ -1,6 +1,6 @@
 /** Compiles a constraint on the output to a grammar. Runs in a thread, so that a hostile schema delays only its sender. */
 import type { ToolCallGrammar } from '../tool-calls/tool-call-grammar.ts'
-import { intersect } from './automaton.ts'
+import { intersect } from './patterns/automaton.ts'
 import {
   GrammarRules,
   inOrder,
@@ -14,13 +14,13 @@ import {
 import type { Expression, Network } from './byte-grammar.ts'
 import { grammarParam } from './grammar-source.ts'
 import type { GrammarSource } from './grammar-source.ts'
-import { JsonSchema } from './json-schema.ts'
+import { JsonSchema } from './json-schema/json-schema.ts'
 import { argumentsNotation, jsonNotation } from './notation.ts'
 import type { Notation } from './notation.ts'
-import { fullMatch } from './regex-anchors.ts'
-import { looksAhead, parseRegex, positions } from './regex.ts'
+import { fullMatch } from './patterns/regex-anchors.ts'
+import { looksAhead, parseRegex, positions } from './patterns/regex.ts'
 import { Unenforceable } from './unenforceable.ts'
-import { userGrammar } from './user-grammar.ts'
+import { userGrammar } from './user-grammars/user-grammar.ts'
 
 interface ConstraintGrammar {
   readonly network: Network

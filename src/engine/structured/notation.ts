@@ -3,7 +3,7 @@ import type { ParameterKind } from '../tool-calls/parameter-kind.ts'
 import type { LiteralBody, TaggedBody } from '../tool-calls/tool-call-format.ts'
 import { character, inOrder, NOTHING, oneOf, optional, text, times } from './byte-grammar.ts'
 import type { Expression, GrammarRules } from './byte-grammar.ts'
-import { isSchema } from './schema.ts'
+import { isSchema } from './json-schema/schema.ts'
 
 /** The brackets of an object or a list, and what separates its members. */
 export interface Brackets {

@@ -3,7 +3,7 @@ import { expect, test } from 'vitest'
 import { createChatTemplate } from '../chat/chat-template.ts'
 import { PromptEncoder } from '../chat/prompt-encoder.ts'
 import { DeadlineError, withDeadline } from './deadline.ts'
-import { createTokenizer, loadTokenizer } from '../tokenizer.ts'
+import { createTokenizer, loadTokenizer } from '../tokenizer/tokenizer.ts'
 
 test('a task gives its value, its error, or is stopped inside a pattern', () => {
   expect(withDeadline(1000, () => withDeadline(1000, () => 7) + 1)).toBe(8)

@@ -1,6 +1,6 @@
 /** Whether a schema makes a value a string, for formats that write strings without quotes. */
-import { isSchema, typesOf } from '../structured/schema.ts'
-import type { Schema } from '../structured/schema.ts'
+import { isSchema, typesOf } from '../structured/json-schema/schema.ts'
+import type { Schema } from '../structured/json-schema/schema.ts'
 
 /** `string`: always a string. `other`: never one. `mixed`: either; a value that reads as JSON is not a string. */
 export type ParameterKind = 'string' | 'other' | 'mixed'

@@ -1,6 +1,6 @@
 /** The known formats of function calls. A chat template has the first format that matches it. */
 import { specialTokensIn } from '../markers.ts'
-import type { Tokenizer } from '../tokenizer.ts'
+import type { Tokenizer } from '../tokenizer/tokenizer.ts'
 import type { ToolCallFormat } from './tool-call-format.ts'
 
 const PLAIN = {

@@ -1,7 +1,7 @@
 import { afterAll, describe, expect, it } from 'vitest'
 import { createByteTokenizer, EOS } from '../../../test/engine/byte-tokenizer.ts'
 import { createRandom } from '../../../test/engine/random.ts'
-import { createGrammarCompiler } from '../structured/grammar.ts'
+import { createGrammarCompiler } from '../structured/grammar-compiler.ts'
 import type { ToolUse } from '../request.ts'
 import { toolCallFormat } from './tool-call-formats.ts'
 import type { ToolCallFormat } from './tool-call-format.ts'

@@ -1,8 +1,8 @@
 /** The grammar of an answer that must call functions, in the model's own format: every call is valid by construction. */
 import { invalidField } from '../request.ts'
 import type { ToolDefinition, ToolUse } from '../request.ts'
-import { isSchema } from '../structured/schema.ts'
-import type { Tokenizer } from '../tokenizer.ts'
+import { isSchema } from '../structured/json-schema/schema.ts'
+import type { Tokenizer } from '../tokenizer/tokenizer.ts'
 import type { CallBody, LiteralBody, TaggedBody, ToolCallFormat } from './tool-call-format.ts'
 import { markersOf } from './tool-call-formats.ts'
 

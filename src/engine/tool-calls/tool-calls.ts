@@ -1,7 +1,7 @@
 /** The function calls of one choice: the special tokens of their format, and a parser that finds them in the text. */
 import { randomBytes } from 'node:crypto'
 import type { GenerationRequest, ToolCallDelta } from '../request.ts'
-import type { Tokenizer } from '../tokenizer.ts'
+import type { Tokenizer } from '../tokenizer/tokenizer.ts'
 import type { ToolCallFormat } from './tool-call-format.ts'
 import { markersOf } from './tool-call-formats.ts'
 import { functionName, functionParameters } from './tool-call-grammar.ts'

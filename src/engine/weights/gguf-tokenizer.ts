@@ -1,6 +1,6 @@
 /** Converts a GGUF file's tokenizer metadata to tokenizer.json and tokenizer_config.json. */
 import { openFile } from '../../regular-file.ts'
-import type { BpeVocabulary } from '../bpe.ts'
+import type { BpeVocabulary } from '../tokenizer/byte-pair-encoder.ts'
 import { ModelError } from '../runner/runner.ts'
 import { type GgufValues, readGgufHeader } from './gguf-header.ts'
 import { textPlace, tokenPlace, tokenTemplate, unigramStages, wordPieceStages } from './gguf-text-tokenizer.ts'

@@ -7,7 +7,7 @@ import { forcedDecode, goldenPath, goldenRequest, readGolden } from '../../../te
 import { dequantize, sliceRows } from '../../kernels/dequantize.ts'
 import { loadModel } from '../runner/model.ts'
 import { ModelError } from '../runner/runner.ts'
-import { createTokenizer, readTokenizerFiles } from '../tokenizer.ts'
+import { createTokenizer, readTokenizerFiles } from '../tokenizer/tokenizer.ts'
 import { BLOCK_FORMATS } from './gguf-blocks.ts'
 import { parseGgufHeader } from './gguf-header.ts'
 import { loadGgufTokenizer, toTokenizerFiles } from './gguf-tokenizer.ts'

@@ -6,7 +6,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { forcedDecode, goldenRequest, readGolden } from '../../../test/golden/golden.ts'
 import { splitGguf } from '../../../test/golden/split-gguf.ts'
 import { loadModel } from '../runner/model.ts'
-import { loadTokenizer } from '../tokenizer.ts'
+import { loadTokenizer } from '../tokenizer/tokenizer.ts'
 import { localModel } from './model-path.ts'
 
 const GGUF = fileURLToPath(new URL('../../../test/golden/gguf/tiny-text.gguf', import.meta.url))

@@ -1,6 +1,6 @@
 /** Opens a model that embeds or ranks texts: an encoder or a decoder, as a folder in Hugging Face layout or as a GGUF file. */
 import { basename, join } from 'node:path'
-import { readTokenizerFiles, type TokenizerFiles } from '../../tokenizer.ts'
+import { readTokenizerFiles, type TokenizerFiles } from '../../tokenizer/tokenizer.ts'
 import { dequantize } from '../../../kernels/dequantize.ts'
 import { type GgufMetadata, openGgufFile } from '../../weights/gguf-file.ts'
 import { openGguf } from '../../weights/gguf.ts'

@@ -1,6 +1,6 @@
 /** Ranking with a decoder: the prompt that it was trained on, and the relevance that its last hidden state gives. */
 import { dequantize, sliceRows } from '../../../kernels/dequantize.ts'
-import type { PairTokenizer } from '../../tokenizer.ts'
+import type { PairTokenizer } from '../../tokenizer/tokenizer.ts'
 import { readMatrix, type WeightSource } from '../../weights/source.ts'
 import { ModelError } from '../runner.ts'
 import type { DecoderCheckpoint } from './checkpoint.ts'

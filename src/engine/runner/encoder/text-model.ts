@@ -1,6 +1,6 @@
 /** A model that embeds texts, or that ranks documents for a query: tokenizer, forward pass and what follows it. */
 import type { Pooling } from '../../../kernels/ops.ts'
-import { createTokenizer, type PairTokenizer } from '../../tokenizer.ts'
+import { createTokenizer, type PairTokenizer } from '../../tokenizer/tokenizer.ts'
 import { ModelError } from '../runner.ts'
 import { openTextCheckpoint, type TextCheckpoint } from './checkpoint.ts'
 import { decoderRanking, type MakeRanking, type Ranking } from './decoder-ranking.ts'

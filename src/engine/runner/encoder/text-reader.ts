@@ -1,5 +1,5 @@
 /** Turns texts into the input of a pass: with a tokenizer, the model's special tokens and its longest text. */
-import type { PairTokenizer } from '../../tokenizer.ts'
+import type { PairTokenizer } from '../../tokenizer/tokenizer.ts'
 import type { TextPass } from './pass.ts'
 import { SpecialTokens, type TokenRow } from './special-tokens.ts'
 

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { BytePairEncoder } from './bpe.ts'
+import { BytePairEncoder } from './byte-pair-encoder.ts'
 import { createTokenizer } from './tokenizer.ts'
 
 /** A sequence of numbers below `bound` from a fixed seed. */

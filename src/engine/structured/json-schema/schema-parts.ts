@@ -1,11 +1,11 @@
 /** Schemas as conjunctions: resolves `$ref` and `allOf`, and determines the types, values and counts that a conjunction allows. */
-import { oneOf } from './byte-grammar.ts'
-import type { Expression } from './byte-grammar.ts'
+import { oneOf } from '../byte-grammar.ts'
+import type { Expression } from '../byte-grammar.ts'
 import { FRACTIONAL, isSchema, KEYWORDS, NOT_PATTERN, NOT_VALUES, TYPES, typesOf } from './schema.ts'
 import type { Schema } from './schema.ts'
 import { SchemaNegation } from './schema-negation.ts'
 import { SchemaReferences } from './schema-references.ts'
-import { Unenforceable, Unsatisfiable } from './unenforceable.ts'
+import { Unenforceable, Unsatisfiable } from '../unenforceable.ts'
 
 /** Schemas that one value must satisfy together. */
 export type Parts = readonly Schema[]

@@ -10,7 +10,7 @@ import { MatcherHost, startGrammarThread } from './grammar-thread.ts'
 import type { GrammarAnswer, GrammarCall, GrammarMatcher, GrammarVocabulary } from './grammar-protocol.ts'
 import { EngineError, invalidField, shutdownError } from '../request.ts'
 import { ThreadQueue } from '../threads/thread-queue.ts'
-import type { Tokenizer } from '../tokenizer.ts'
+import type { Tokenizer } from '../tokenizer/tokenizer.ts'
 import { Unenforceable } from './unenforceable.ts'
 
 /** A compiled grammar. */

@@ -1,13 +1,13 @@
 /** Grammars of lists. */
-import { inOrder, NOTHING, text, times } from './byte-grammar.ts'
-import type { Expression } from './byte-grammar.ts'
+import { inOrder, NOTHING, text, times } from '../byte-grammar.ts'
+import type { Expression } from '../byte-grammar.ts'
 import { inBrackets, countedMembers, finiteValues } from './json-members.ts'
 import type { Member, SchemaRules } from './json-members.ts'
-import { literalOf } from './notation.ts'
-import type { Brackets, ValueContext } from './notation.ts'
+import { literalOf } from '../notation.ts'
+import type { Brackets, ValueContext } from '../notation.ts'
 import { alternatives, childPath, boundedCounts } from './schema-parts.ts'
 import type { Parts } from './schema-parts.ts'
-import { Unenforceable } from './unenforceable.ts'
+import { Unenforceable } from '../unenforceable.ts'
 
 /** The rule of a list. */
 export function arrayRule(rules: SchemaRules, parts: Parts, { path, depth, style }: ValueContext): Expression | null {

@@ -1,9 +1,9 @@
 /** A caller's own grammar, in EBNF or in Lark's notation. */
-import type { Expression, GrammarRules } from './byte-grammar.ts'
+import type { Expression, GrammarRules } from '../byte-grammar.ts'
 import { parseEbnf } from './ebnf.ts'
 import { GrammarSyntax } from './grammar-syntax.ts'
 import { isLark, parseLark } from './lark.ts'
-import { Unenforceable } from './unenforceable.ts'
+import { Unenforceable } from '../unenforceable.ts'
 
 interface UserGrammar {
   readonly root: Expression

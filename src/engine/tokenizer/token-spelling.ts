@@ -1,5 +1,5 @@
 /** How a vocabulary spells the bytes of its tokens, determined from the decoder in tokenizer.json. */
-import { ModelError } from './runner/runner.ts'
+import { ModelError } from '../runner/runner.ts'
 
 /** How the strings of the vocabulary spell bytes. */
 export interface Spelling {

@@ -1,7 +1,7 @@
 /** Normalizers and pre-tokenizers cut texts as the `tokenizers` package does (test/golden/make_stages.py). */
 import { readFileSync } from 'node:fs'
 import { expect, test } from 'vitest'
-import { goldenPath } from '../../test/golden/golden.ts'
+import { goldenPath } from '../../../test/golden/golden.ts'
 import { createTokenizer } from './tokenizer.ts'
 
 interface Stages {
@@ -13,7 +13,7 @@ interface Stages {
 
 const readJson = (path: string | URL): unknown => JSON.parse(readFileSync(path, 'utf8'))
 const base = readJson(`${goldenPath('tiny-text')}/tokenizer.json`) as Record<string, unknown>
-const { texts, cases } = readJson(new URL('../../test/golden/tokenizer-stages.json', import.meta.url)) as {
+const { texts, cases } = readJson(new URL('../../../test/golden/tokenizer-stages.json', import.meta.url)) as {
   readonly texts: readonly string[]
   readonly cases: readonly Stages[]
 }

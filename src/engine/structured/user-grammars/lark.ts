@@ -1,11 +1,11 @@
 /** Parses grammars in Lark's notation (https://lark-parser.readthedocs.io/en/stable/grammar.html). */
-import { intersect } from './automaton.ts'
-import { anyCase, codePoints } from './code-points.ts'
+import { intersect } from '../patterns/automaton.ts'
+import { anyCase, codePoints } from '../patterns/code-points.ts'
 import { MAX_REPETITIONS, type NamedRule, type Syntax } from './grammar-syntax.ts'
-import { fullMatch } from './regex-anchors.ts'
-import { literal, parseRegex, set } from './regex.ts'
-import type { Regex } from './regex.ts'
-import { Unenforceable } from './unenforceable.ts'
+import { fullMatch } from '../patterns/regex-anchors.ts'
+import { literal, parseRegex, set } from '../patterns/regex.ts'
+import type { Regex } from '../patterns/regex.ts'
+import { Unenforceable } from '../unenforceable.ts'
 
 /** The terminals that `%import common.NAME` can import. */
 const COMMON: ReadonlyMap<string, string> = new Map([

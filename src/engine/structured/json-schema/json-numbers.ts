@@ -1,15 +1,15 @@
 /** Converts JSON Schema's constraints on numbers to grammars. */
-import { intersect, product } from './automaton.ts'
-import { automatonExpression } from './byte-grammar.ts'
-import type { Expression, GrammarRules } from './byte-grammar.ts'
+import { intersect, product } from '../patterns/automaton.ts'
+import { automatonExpression } from '../byte-grammar.ts'
+import type { Expression, GrammarRules } from '../byte-grammar.ts'
 import { decimals, integers, multiples } from './numbers.ts'
 import type { Bound } from './numbers.ts'
-import { parseRegex } from './regex.ts'
-import type { Regex } from './regex.ts'
+import { parseRegex } from '../patterns/regex.ts'
+import type { Regex } from '../patterns/regex.ts'
 import { FRACTIONAL } from './schema.ts'
 import { excludedValues } from './schema-parts.ts'
 import type { Parts } from './schema-parts.ts'
-import { Unenforceable, Unsatisfiable } from './unenforceable.ts'
+import { Unenforceable, Unsatisfiable } from '../unenforceable.ts'
 
 /** Builds the expressions of `number` and `integer` schemas. */
 export class JsonNumbers {

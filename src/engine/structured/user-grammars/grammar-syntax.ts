@@ -1,8 +1,8 @@
 /** Rules of a caller's grammar, independent of its notation, and their conversion to a grammar that is read from left to right. */
-import { inOrder, oneOf, times, automatonExpression } from './byte-grammar.ts'
-import type { Expression, GrammarRules } from './byte-grammar.ts'
-import type { Automaton } from './automaton.ts'
-import { Unenforceable } from './unenforceable.ts'
+import { inOrder, oneOf, times, automatonExpression } from '../byte-grammar.ts'
+import type { Expression, GrammarRules } from '../byte-grammar.ts'
+import type { Automaton } from '../patterns/automaton.ts'
+import { Unenforceable } from '../unenforceable.ts'
 
 /** Limit on counted repetitions. */
 export const MAX_REPETITIONS = 10_000

@@ -1,8 +1,8 @@
 /** Grammars of the members of lists and objects: the brackets, the commas and the number of members. */
-import { inOrder, NOTHING, oneOf, optional, text, times } from './byte-grammar.ts'
-import type { Expression, GrammarRules } from './byte-grammar.ts'
+import { inOrder, NOTHING, oneOf, optional, text, times } from '../byte-grammar.ts'
+import type { Expression, GrammarRules } from '../byte-grammar.ts'
 import type { InnerOptions } from './json-strings.ts'
-import type { Brackets, Style } from './notation.ts'
+import type { Brackets, Style } from '../notation.ts'
 import { satisfies, withoutLists } from './schema-check.ts'
 import { alternatives, commonTypes, fixedValues } from './schema-parts.ts'
 import type { Parts, SchemaParts } from './schema-parts.ts'

@@ -2,10 +2,10 @@ import { readFileSync } from 'node:fs'
 import { Ajv2020 } from 'ajv/dist/2020.js'
 import addFormats from 'ajv-formats'
 import { afterAll, describe, expect, it } from 'vitest'
-import { createByteTokenizer, EOS } from '../../../test/engine/byte-tokenizer.ts'
-import { draw } from '../../../test/engine/grammar-draw.ts'
-import { createRandom } from '../../../test/engine/random.ts'
-import { createGrammarCompiler } from './grammar.ts'
+import { createByteTokenizer, EOS } from '../../../../test/engine/byte-tokenizer.ts'
+import { draw } from '../../../../test/engine/grammar-draw.ts'
+import { createRandom } from '../../../../test/engine/random.ts'
+import { createGrammarCompiler } from '../grammar-compiler.ts'
 
 const compiler = createGrammarCompiler({ tokenizer: createByteTokenizer(), vocabSize: 264, eosTokenIds: [EOS] })
 afterAll(() => compiler.close())
@@ -117,7 +117,9 @@ const everyday: Record<string, unknown> = {
   },
 }
 
-const schemas: unknown = JSON.parse(readFileSync(new URL('../../../test/engine/schemas.json', import.meta.url), 'utf8'))
+const schemas: unknown = JSON.parse(
+  readFileSync(new URL('../../../../test/engine/schemas.json', import.meta.url), 'utf8'),
+)
 const names = (count: number) => Array.from({ length: count }, (_, i) => `p${i}`)
 const nulls = (count: number) => Object.fromEntries(names(count).map((name) => [name, { type: 'null' }]))
 /** Every keyword of the standard, alone and beside others. */

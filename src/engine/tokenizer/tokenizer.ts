@@ -1,13 +1,13 @@
 /** Text to token ids and back, for any tokenizer.json. */
 import { join } from 'node:path'
 import { Tokenizer as HfTokenizer } from '@huggingface/tokenizers'
-import { type BpeVocabulary, BytePairEncoder } from './bpe.ts'
-import { ModelError } from './runner/runner.ts'
+import { type BpeVocabulary, BytePairEncoder } from './byte-pair-encoder.ts'
+import { ModelError } from '../runner/runner.ts'
 import { bytesOfToken, recordOf, type Spelling, spellingOf, type TokenizerUse } from './token-spelling.ts'
-import { LINEAR_PATTERNS, loadGgufChatTemplate, loadGgufTokenizer } from './weights/gguf-tokenizer.ts'
-import { isJsonObject, readJsonFile } from './weights/json-file.ts'
-import { escapeRegExp, libraryStages } from './tokenizer-stages.ts'
-import { isFolder } from './weights/model-path.ts'
+import { LINEAR_PATTERNS, loadGgufChatTemplate, loadGgufTokenizer } from '../weights/gguf-tokenizer.ts'
+import { isJsonObject, readJsonFile } from '../weights/json-file.ts'
+import { escapeRegExp, libraryStages } from './library-stages.ts'
+import { isFolder } from '../weights/model-path.ts'
 
 export interface Tokenizer {
   /** The folder or .gguf file of the tokenizer; null: it was created from contents. */

@@ -1,7 +1,7 @@
 /** Resolves the references of a JSON Schema to places within it or to subschemas with a name. */
 import { isSchema } from './schema.ts'
 import type { Schema } from './schema.ts'
-import { Unenforceable } from './unenforceable.ts'
+import { Unenforceable } from '../unenforceable.ts'
 
 const MAX_SCHEMAS = 50_000
 

@@ -1,8 +1,8 @@
 /** Patterns of JSON numbers within bounds, digit by digit, exact for bounds of any size. */
-import type { Automaton, AutomatonState } from './automaton.ts'
-import { choice, EMPTY, literal, repeat, sequence, set } from './regex.ts'
-import type { Regex } from './regex.ts'
-import { Unenforceable, Unsatisfiable } from './unenforceable.ts'
+import type { Automaton, AutomatonState } from '../patterns/automaton.ts'
+import { choice, EMPTY, literal, repeat, sequence, set } from '../patterns/regex.ts'
+import type { Regex } from '../patterns/regex.ts'
+import { Unenforceable, Unsatisfiable } from '../unenforceable.ts'
 
 export interface Bound {
   readonly value: number

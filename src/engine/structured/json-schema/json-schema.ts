@@ -3,16 +3,16 @@
  * schema names, in that order, and others only if `additionalProperties` asks for them; only unbounded numbers have exponents. Keywords that cannot
  * be enforced are reported. Runs in the grammar thread, so that a hostile schema delays only its sender.
  */
-import { parameterKind } from '../tool-calls/parameter-kind.ts'
-import type { ParameterKind } from '../tool-calls/parameter-kind.ts'
-import { inOrder, NOTHING, oneOf, optional, text, times } from './byte-grammar.ts'
-import type { Expression, GrammarRules } from './byte-grammar.ts'
+import { parameterKind } from '../../tool-calls/parameter-kind.ts'
+import type { ParameterKind } from '../../tool-calls/parameter-kind.ts'
+import { inOrder, NOTHING, oneOf, optional, text, times } from '../byte-grammar.ts'
+import type { Expression, GrammarRules } from '../byte-grammar.ts'
 import { arrayRule } from './json-lists.ts'
 import { JsonNumbers } from './json-numbers.ts'
 import { objectRule } from './json-objects.ts'
 import { bareKey, JsonStrings, literalIn } from './json-strings.ts'
 import type { InnerOptions } from './json-strings.ts'
-import type { Brackets, Notation, ValueContext, Style } from './notation.ts'
+import type { Brackets, Notation, ValueContext, Style } from '../notation.ts'
 import { isOfType, isSchema, KEYWORDS, TYPES } from './schema.ts'
 import type { Schema } from './schema.ts'
 import { satisfies, withoutLists } from './schema-check.ts'
@@ -26,7 +26,7 @@ import {
   SchemaParts,
 } from './schema-parts.ts'
 import type { Parts } from './schema-parts.ts'
-import { Unenforceable, Unsatisfiable } from './unenforceable.ts'
+import { Unenforceable, Unsatisfiable } from '../unenforceable.ts'
 
 const MAX_DEPTH = 64
 const MAX_NODES = 20_000

@@ -1,13 +1,13 @@
 import { afterAll, describe, expect, it } from 'vitest'
-import { createByteTokenizer, EOS } from '../../../test/engine/byte-tokenizer.ts'
-import { draw } from '../../../test/engine/grammar-draw.ts'
-import { createRandom } from '../../../test/engine/random.ts'
+import { createByteTokenizer, EOS } from '../../../../test/engine/byte-tokenizer.ts'
+import { draw } from '../../../../test/engine/grammar-draw.ts'
+import { createRandom } from '../../../../test/engine/random.ts'
 import { intersect } from './automaton.ts'
 import type { Automaton, AutomatonState } from './automaton.ts'
-import { createGrammarCompiler } from './grammar.ts'
+import { createGrammarCompiler } from '../grammar-compiler.ts'
 import { partialMatch } from './regex-anchors.ts'
 import { parseRegex } from './regex.ts'
-import { Unenforceable } from './unenforceable.ts'
+import { Unenforceable } from '../unenforceable.ts'
 
 const compiler = createGrammarCompiler({ tokenizer: createByteTokenizer(), vocabSize: 264, eosTokenIds: [EOS] })
 afterAll(() => compiler.close())

@@ -1,11 +1,11 @@
 /** Parses EBNF in the notation of llama.cpp (GBNF) and XGrammar: `root ::= "a" rule [0-9]+ ("b" | "c")? # comment`. */
-import { intersect } from './automaton.ts'
-import { codePoints, complement, EVERY } from './code-points.ts'
-import type { CodePoints } from './code-points.ts'
+import { intersect } from '../patterns/automaton.ts'
+import { codePoints, complement, EVERY } from '../patterns/code-points.ts'
+import type { CodePoints } from '../patterns/code-points.ts'
 import { MAX_REPETITIONS, type NamedRule, type Syntax } from './grammar-syntax.ts'
-import { literal, set } from './regex.ts'
-import type { Regex } from './regex.ts'
-import { Unenforceable } from './unenforceable.ts'
+import { literal, set } from '../patterns/regex.ts'
+import type { Regex } from '../patterns/regex.ts'
+import { Unenforceable } from '../unenforceable.ts'
 
 interface Token {
   readonly kind: 'name' | 'string' | 'class' | 'count' | 'mark'

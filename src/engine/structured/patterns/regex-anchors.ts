@@ -1,6 +1,6 @@
 /** Resolves the anchors of a pattern, by rewriting it as a pattern of the whole text. */
 import { ANYTHING, choice, containsKind, EMPTY, type Regex, sequence } from './regex.ts'
-import { Unenforceable } from './unenforceable.ts'
+import { Unenforceable } from '../unenforceable.ts'
 
 /** The language of the texts in which the pattern matches somewhere. @throws Unenforceable */
 export function partialMatch(pattern: Regex): Regex {

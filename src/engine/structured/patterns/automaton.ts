@@ -7,7 +7,7 @@ import type { CodePoints } from './code-points.ts'
 import { fullMatch } from './regex-anchors.ts'
 import { ANYTHING, choice, EMPTY, isNullable, looksAhead, repeat, sequence } from './regex.ts'
 import type { Regex } from './regex.ts'
-import { Unenforceable } from './unenforceable.ts'
+import { Unenforceable } from '../unenforceable.ts'
 
 export interface Automaton {
   /** A text begins in state 0. An end can be reached from every state. */

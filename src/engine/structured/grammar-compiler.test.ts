@@ -4,7 +4,7 @@ import { createByteTokenizer, EOS } from '../../../test/engine/byte-tokenizer.ts
 import { draw } from '../../../test/engine/grammar-draw.ts'
 import { collect, request } from '../../../test/engine/requests.ts'
 import { openScriptedEngine } from '../../../test/engine/scripted-engine.ts'
-import { createGrammarCompiler } from './grammar.ts'
+import { createGrammarCompiler } from './grammar-compiler.ts'
 import type { StructuredOutput } from '../request.ts'
 
 const tokenizer = createByteTokenizer()

@@ -12,7 +12,7 @@ import {
   WORD,
 } from './code-points.ts'
 import type { CodePoints } from './code-points.ts'
-import { Unenforceable } from './unenforceable.ts'
+import { Unenforceable } from '../unenforceable.ts'
 
 export type Regex =
   | { readonly kind: 'set'; readonly set: CodePoints }

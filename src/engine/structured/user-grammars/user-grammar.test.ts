@@ -1,6 +1,6 @@
 import { afterAll, describe, expect, it } from 'vitest'
-import { createByteTokenizer, EOS } from '../../../test/engine/byte-tokenizer.ts'
-import { createGrammarCompiler } from './grammar.ts'
+import { createByteTokenizer, EOS } from '../../../../test/engine/byte-tokenizer.ts'
+import { createGrammarCompiler } from '../grammar-compiler.ts'
 
 const compiler = createGrammarCompiler({ tokenizer: createByteTokenizer(), vocabSize: 264, eosTokenIds: [EOS] })
 afterAll(() => compiler.close())
