@@ -21,6 +21,7 @@ import { createLastingRunner } from './engine/runner/worker-runner.ts'
 import { loadSamplingDefaults, type SamplingDefaults } from './engine/sampling-defaults.ts'
 import { loadTokenizer, type Tokenizer } from './engine/tokenizer/tokenizer.ts'
 import type { Log } from './observability/log.ts'
+import { untilAborted } from './promises.ts'
 import { createProgress } from './progress.ts'
 import { type PromptTemplate, promptTemplate } from './rag/prompt.ts'
 
@@ -160,8 +161,8 @@ export async function loadEngine(
     adapters.map(async (own) => ({ ...own, path: await locate(config, own.path, 'adapter') })),
   )
   located.catch(() => {})
-  const path = await orAborted(locate(config, location, 'model'), signal)
-  const localAdapters = await orAborted(located, signal)
+  const path = await untilAborted(locate(config, location, 'model'), signal)
+  const localAdapters = await untilAborted(located, signal)
   const progress = createProgress(process.stderr, 'loading weights')
   const runner = createLastingRunner()
   signal?.addEventListener('abort', () => void runner.close(), { once: true })
@@ -214,15 +215,6 @@ export async function loadEngine(
   } finally {
     progress.end()
   }
-}
-
-/** Settles as the promise does, or rejects with the signal's reason if it is aborted first. */
-function orAborted<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
-  if (signal === undefined) return promise
-  const aborted = new Promise<never>((_, reject) => {
-    signal.addEventListener('abort', () => reject(signal.reason as Error), { once: true })
-  })
-  return Promise.race([promise, aborted])
 }
 
 /** All tokens that end an answer according to any of the model's files. Without one, answers end only at their length limit. */

@@ -13,6 +13,7 @@ import { Observability } from './observability/observability.ts'
 import { EventLoopWatch } from './observability/event-loop-watch.ts'
 import { loadPlugins } from './observability/plugins.ts'
 import { EXPORT_FLUSH_MS, handleCrashes, stopSignal } from './process-events.ts'
+import { endedWithin } from './promises.ts'
 import { createRag } from './rag/create-rag.ts'
 import type { RagService } from './rag/service.ts'
 import { ragSettings } from './retrieval-setup.ts'
@@ -95,7 +96,7 @@ export async function serve(config: Config, build: BuildInfo): Promise<number> {
     },
   })
   // The driver aborts the process if its thread is taken down while kernels are compiled.
-  crashes.closeFirst(() => within(ABANDON_MS, Promise.allSettled([state.models.close()])))
+  crashes.closeFirst(() => endedWithin(ABANDON_MS, state.models.close()))
   observability.metrics.observeEngine({
     gauges: () => ({
       ...state.stats(),
@@ -180,7 +181,7 @@ export async function serve(config: Config, build: BuildInfo): Promise<number> {
     // A stop signal must not wait for a large model to load.
     const loaded = await Promise.race([loading, stop.requested])
     if (loaded === 'stop') {
-      await within(ABANDON_MS, state.models.close())
+      await endedWithin(ABANDON_MS, state.models.close())
       return 0
     }
     await Promise.race([reading, stop.requested])
@@ -274,10 +275,7 @@ async function shutDown(running: Running): Promise<void> {
   await closed
   clearTimeout(timer)
   // Each with a limit: a store may not answer, and the driver may still be compiling kernels.
-  await Promise.all([
-    within(ABANDON_MS, Promise.allSettled([state.models.close()])),
-    within(CLOSE_MS, Promise.allSettled([rag.close()])),
-  ])
+  await Promise.all([endedWithin(ABANDON_MS, state.models.close()), endedWithin(CLOSE_MS, rag.close())])
   // All counts are zero unless something leaked; the end-to-end tests check this.
   const open = observability.open()
   observability.logger[logLevel]('server.stopped', {
@@ -286,16 +284,6 @@ async function shutDown(running: Running): Promise<void> {
     open_engine: open.engine,
   })
   await observability.shutdown(EXPORT_FLUSH_MS, { logLevel })
-}
-
-/** Waits for a promise that never rejects, but at most `timeoutMs`. */
-async function within(timeoutMs: number, promise: Promise<unknown>): Promise<void> {
-  let timer: NodeJS.Timeout | undefined
-  const timeout = new Promise<void>((resolve) => {
-    timer = setTimeout(resolve, timeoutMs)
-  })
-  await Promise.race([promise, timeout])
-  clearTimeout(timer)
 }
 
 async function listen(server: Server, host: string, wanted: number, flag: string): Promise<string> {

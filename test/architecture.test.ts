@@ -5,7 +5,7 @@ import { exports, files, importersOf, imports, pages, sources, textOf, type Impo
 const inRoom = (path: string, room: string) => path === room || path.startsWith(`${room}/`)
 /** What every room may import: they import none. */
 const FILES = 'regular-file.ts'
-const isShared = (path: string) => path === FILES || path === 'shared-work.ts'
+const isShared = (path: string) => path === FILES || path === 'promises.ts'
 const isInternal = (path: string) => files.includes(path) && !isShared(path)
 const isRunner = (path: string) => inRoom(path, 'engine/runner') || inRoom(path, 'engine/weights')
 

@@ -29,6 +29,7 @@ import type {
   TokenizerDescription,
 } from './request.ts'
 import { maxSampleRows } from './runner/runner.ts'
+import { endedWithin } from '../promises.ts'
 import type { ModelInfo, Runner, RunnerProblem } from './runner/runner.ts'
 import type { Sequence } from './schedule/sequence.ts'
 import { Scheduler } from './schedule/scheduler.ts'
@@ -273,10 +274,7 @@ class LocalEngine implements Engine {
   async drain(timeoutMs: number): Promise<void> {
     if (this.#state === 'running') this.#state = 'draining'
     if (this.#requests.size === 0) return
-    let timer: NodeJS.Timeout | undefined
-    const bound = new Promise<void>((resolve) => (timer = setTimeout(resolve, timeoutMs)))
-    await Promise.race([bound, new Promise<void>((resolve) => this.#idleListeners.push(resolve))])
-    clearTimeout(timer)
+    await endedWithin(timeoutMs, new Promise<void>((resolve) => this.#idleListeners.push(resolve)))
     this.#requests.failAll(shutdownError())
   }
 

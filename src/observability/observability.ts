@@ -18,13 +18,14 @@ import type { ExportCounts } from './patient-exporter.ts'
 import { pluginLog, type SubscriberHost } from './plugins.ts'
 import { serverResource } from './resource.ts'
 import { RequestTrace, type TraceHost } from './request-trace.ts'
+import { endedWithin } from '../promises.ts'
 import type { OpenRequestInput } from './root-span.ts'
 import { setSpanRegistry, SpanRegistry } from './span-registry.ts'
 import { createTailSampler, type SamplingDecision, type TailSamplingOptions } from './tail-sampling.ts'
 import { storedStep, storedTrace } from './stored-trace.ts'
 import { Subscribers } from './subscribers.ts'
 import { TraceStore } from './trace-store.ts'
-import { bounded, createTracing, type ExportNames, type Tracing } from './tracing.ts'
+import { createTracing, type ExportNames, type Tracing } from './tracing.ts'
 
 export interface ObservabilityOptions {
   /** Git revision, or the package's version outside a checkout. */
@@ -308,7 +309,7 @@ export class Observability implements TraceHost {
     this.#requests.stop((trace) => void trace.finish({ ending, status: null, error: crash }))
     const untilMs = performance.now() + timeoutMs
     // Metrics and spans first: what goes wrong with them is logged.
-    await Promise.all([this.#tracing?.shutdown(timeoutMs), bounded(this.#metricExport?.shutdown(), timeoutMs)])
+    await Promise.all([this.#tracing?.shutdown(timeoutMs), endedWithin(timeoutMs, this.#metricExport?.shutdown())])
     // Nothing is in flight any more, so created = exported + dropped + unsampled.
     if (this.#tracing) {
       const { requests, spans } = this.open()
@@ -319,9 +320,9 @@ export class Observability implements TraceHost {
       })
     }
     this.metrics.close()
-    await bounded(this.#logExport?.shutdown(), Math.max(MIN_LOG_FLUSH_MS, untilMs - performance.now()))
+    await endedWithin(Math.max(MIN_LOG_FLUSH_MS, untilMs - performance.now()), this.#logExport?.shutdown())
     // A network disk may not answer.
-    await bounded(this.#logging.flush(), Math.max(MIN_LOG_FLUSH_MS, untilMs - performance.now()))
+    await endedWithin(Math.max(MIN_LOG_FLUSH_MS, untilMs - performance.now()), this.#logging.flush())
     this.#logging.close()
   }
 }

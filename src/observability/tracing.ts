@@ -25,6 +25,7 @@ import {
   TraceIdRatioBasedSampler,
 } from '@opentelemetry/sdk-trace-base'
 import { NodeTracerProvider } from '@opentelemetry/sdk-trace-node'
+import { endedWithin } from '../promises.ts'
 import { MAX_ATTRIBUTE_CHARACTERS } from './attributes.ts'
 import { currentRequest, usesForeignContextManager } from './context.ts'
 import { ROOT_SPAN, SCHEMA_URL, SCOPE_NAME } from './contract.ts'
@@ -112,7 +113,7 @@ export function createTracing(options: TracingOptions): Tracing {
       await patient?.forceFlush()
     },
     shutdown(timeoutMs) {
-      stopped ??= bounded(provider.shutdown(), timeoutMs).finally(() => {
+      stopped ??= endedWithin(timeoutMs, provider.shutdown()).finally(() => {
         counter.close()
         globals.release()
       })
@@ -285,16 +286,3 @@ function asSampled(span: ReadableSpan): ReadableSpan {
 
 /** Makes W3C ids for requests without spans. */
 export const idGenerator = new RandomIdGenerator()
-
-/** Resolves when the promise has settled or the time has passed. Never rejects. */
-export async function bounded(promise: Promise<unknown> | undefined, timeoutMs: number): Promise<void> {
-  let timer: NodeJS.Timeout | undefined
-  const timeout = new Promise<void>((resolve) => {
-    timer = setTimeout(resolve, timeoutMs)
-  })
-  try {
-    await Promise.race([promise?.catch(() => {}), timeout])
-  } finally {
-    clearTimeout(timer)
-  }
-}

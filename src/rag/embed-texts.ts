@@ -2,7 +2,7 @@
 import { stage } from '../observability/context.ts'
 import type { Embedder, Embeddings } from './embedder.ts'
 import { RagError } from './errors.ts'
-import { untilAborted } from '../shared-work.ts'
+import { untilAborted } from '../promises.ts'
 
 /** UTF-16 units of a text per token that the model reads. A longer text is not even tokenized, which would hold up other calls. */
 const MAX_CHARS_PER_TOKEN = 32

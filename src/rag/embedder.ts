@@ -1,7 +1,7 @@
 /** The embedding model as the main thread sees it. */
 import type { TextRole } from '../engine/runner/encoder/text-model.ts'
 import { INGEST_PRIORITY, QUERY_PRIORITY, type EmbedderApi, type LoadedEmbedder } from './model-api.ts'
-import { shared } from '../shared-work.ts'
+import { shared } from '../promises.ts'
 import type { WorkerClient } from './worker-rpc.ts'
 
 interface EmbedOptions {

@@ -8,7 +8,7 @@ import { messageOf, modelUnavailable } from './errors.ts'
 import type { ModelApi } from './model-api.ts'
 import { embedderCalls, rerankerCalls } from './model-worker.ts'
 import type { EngineSource } from './models.ts'
-import { sharedByKey } from '../shared-work.ts'
+import { sharedByKey } from '../promises.ts'
 import { serveCalls } from './worker-rpc.ts'
 
 const loader = <T>(load: (request: TextModelRequest) => Promise<T>) =>

@@ -2,7 +2,7 @@
 import { contextualText } from './chunk.ts'
 import { QUERY_PRIORITY, type LoadedReranker, type Passage, type RerankerApi } from './model-api.ts'
 import type { StaticSource } from './models.ts'
-import { shared } from '../shared-work.ts'
+import { shared } from '../promises.ts'
 import type { StaticApi } from './static-worker.ts'
 import type { WorkerClient } from './worker-rpc.ts'
 

@@ -1,6 +1,6 @@
 /** Finds the passages for a query: embed, search, rerank. Each step is a span of the contract. */
 import { stage } from '../observability/context.ts'
-import { untilAborted } from '../shared-work.ts'
+import { untilAborted } from '../promises.ts'
 import type { Embedder } from './embedder.ts'
 import { RagError } from './errors.ts'
 import { fusedOrder, type FusionWeights } from './fusion.ts'

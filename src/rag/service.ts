@@ -1,7 +1,7 @@
 /** Retrieval for the server and the command line: finds indexes by name, searches them and fills them. */
 import type { PromptInput } from '../engine/request.ts'
 import { stage } from '../observability/context.ts'
-import { untilAborted } from '../shared-work.ts'
+import { untilAborted } from '../promises.ts'
 import type { IndexAccess } from './access.ts'
 import type { BundledIndex } from './bundled.ts'
 import type { DocumentReader } from './document-reader.ts'

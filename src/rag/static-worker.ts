@@ -2,7 +2,7 @@
 import type { EmbedderApi, Passage } from './model-api.ts'
 import { embedderCalls } from './model-worker.ts'
 import type { StaticSource } from './models.ts'
-import { sharedByKey } from '../shared-work.ts'
+import { sharedByKey } from '../promises.ts'
 import { StaticModel } from './static-model.ts'
 import { serveCalls, Transferred } from './worker-rpc.ts'
 

@@ -1,5 +1,6 @@
 /** Calls remote engines: chooses one for each request, reads its stream, and reports failures to its circuit. */
 import { EngineError } from '../engine/request.ts'
+import { untilLate } from '../promises.ts'
 import type { GenerationRequest, PromptInput } from '../engine/request.ts'
 import { remoteRequest } from './request-wire.ts'
 import {
@@ -182,21 +183,10 @@ export class UpstreamCaller {
   }
 
   /** Fails with upstream_timeout if a single wait, for an answer or its next piece, takes too long. */
-  async #withIdleTimeout<T>(wait: Promise<T>): Promise<T> {
+  #withIdleTimeout<T>(wait: Promise<T>): Promise<T> {
     const { idleTimeoutMs } = this.#options
-    let timer: NodeJS.Timeout | undefined
-    const timeout = new Promise<never>((_resolve, reject) => {
-      timer = setTimeout(
-        () =>
-          reject(new EngineError('upstream_timeout', `the remote engine sent nothing for ${idleTimeoutMs / 1000} s`)),
-        idleTimeoutMs,
-      )
-    })
-    try {
-      return await Promise.race([wait, timeout])
-    } finally {
-      clearTimeout(timer)
-    }
+    const message = `the remote engine sent nothing for ${idleTimeoutMs / 1000} s`
+    return untilLate(wait, idleTimeoutMs, () => new EngineError('upstream_timeout', message))
   }
 }
 

@@ -6,6 +6,7 @@ import { Slice } from '../rag/slice.ts'
 import { type AppEnv, bindingsOf, placeOf } from './env.ts'
 import { ApiError, invalidRequest, tooLarge, clientGone } from './errors.ts'
 import { JsonText } from './json-text.ts'
+import { untilLate } from '../promises.ts'
 import { parseBody } from './validation.ts'
 
 /** A body must progress within the first time and be complete within the second, plus a second for each MiB that it may have. */
@@ -144,27 +145,16 @@ function inviteBody(c: Context<AppEnv>): void {
 export const isExpecting = (c: Context<AppEnv>): boolean => c.req.header('expect')?.toLowerCase() === '100-continue'
 
 /** @throws ApiError 408 after `timeoutMs`, 499 when the stream breaks: only a client that went away breaks it. */
-async function readChunk(
+function readChunk(
   reader: ReadableStreamDefaultReader<Uint8Array>,
   timeoutMs: number,
 ): Promise<Awaited<ReturnType<typeof reader.read>>> {
-  let timer: NodeJS.Timeout | undefined
-  const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(
-      () => {
-        reject(new ApiError('request_timeout', 'body: expected the rest of it in time, found no end'))
-        // Otherwise the pending read would never end.
-        reader.cancel().catch(() => {})
-      },
-      Math.max(timeoutMs, 0),
-    )
-  })
   const chunk = reader.read().catch((error: unknown) => {
     throw clientGone(error)
   })
-  try {
-    return await Promise.race([chunk, late])
-  } finally {
-    clearTimeout(timer)
-  }
+  return untilLate(chunk, timeoutMs, () => {
+    // Otherwise the pending read would never end.
+    reader.cancel().catch(() => {})
+    return new ApiError('request_timeout', 'body: expected the rest of it in time, found no end')
+  })
 }

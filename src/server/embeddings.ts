@@ -1,5 +1,5 @@
 /** POST /v1/embeddings in OpenAI's format. */
-import { untilAborted } from '../shared-work.ts'
+import { untilAborted } from '../promises.ts'
 import { embedTexts } from '../rag/embed-texts.ts'
 import type { RagService } from '../rag/service.ts'
 import { invalidRequest, modelNotFound, unlessGone } from './errors.ts'

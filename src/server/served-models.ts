@@ -6,7 +6,7 @@ import { createHash } from 'node:crypto'
 import type { EngineSubscriber } from '../engine/events.ts'
 import { type Engine, type EngineStats, newEngineCounts } from '../engine/request.ts'
 import type { SamplingDefaults } from '../engine/sampling-defaults.ts'
-import { untilAborted } from '../shared-work.ts'
+import { untilAborted } from '../promises.ts'
 import type { PromptTemplate } from '../rag/prompt.ts'
 import { ApiError, modelNotFound } from './errors.ts'
 

@@ -8,6 +8,7 @@ import { grammarParam, grammarSource } from './grammar-source.ts'
 import type { GrammarSource, OutputConstraint } from './grammar-source.ts'
 import { MatcherHost, startGrammarThread } from './grammar-thread.ts'
 import type { GrammarAnswer, GrammarCall, GrammarMatcher, GrammarVocabulary } from './grammar-protocol.ts'
+import { untilAborted } from '../../promises.ts'
 import { EngineError, invalidField, shutdownError } from '../request.ts'
 import { ThreadQueue } from '../threads/thread-queue.ts'
 import type { Tokenizer } from '../tokenizer/tokenizer.ts'
@@ -109,7 +110,7 @@ class CachingCompiler implements GrammarCompiler {
     const isCached = entry.isSettled
     entry.numWaiting++
     try {
-      const { host, warnings } = await unlessAborted(entry.compiled, signal)
+      const { host, warnings } = await untilAborted(entry.compiled, signal)
       // A failed thread has lost its grammars. The next request compiles them again.
       if (host.isEnded) this.#entries.delete(entry.key)
       return { warnings, isCached, createMatcher: () => createMatcher(entry, host) }
@@ -136,7 +137,8 @@ class CachingCompiler implements GrammarCompiler {
       this.#entries.set(key, known)
       return known
     }
-    const { promise: compiled, resolve, reject } = deferred<Compiled>()
+    let [resolve, reject]: [Entry['resolve'], Entry['reject']] = [() => {}, () => {}]
+    const compiled = new Promise<Compiled>((onValue, onError) => ([resolve, reject] = [onValue, onError]))
     // A refusal for which nobody waits is not an unhandled rejection.
     compiled.catch(() => {})
     const unwanted = new AbortController()
@@ -252,28 +254,4 @@ function refusal({ source: { param } }: Entry, cause: unknown): EngineError {
   // The message begins with the field, which may be one of several.
   const [field = param] = /^[\w.]+(?=:)/.exec(cause.message) ?? []
   return new EngineError('invalid_request', cause.message, field, { cause })
-}
-
-function deferred<T>(): { promise: Promise<T>; resolve: (value: T) => void; reject: (error: Error) => void } {
-  let resolve: (value: T) => void = () => {}
-  let reject: (error: Error) => void = () => {}
-  const promise = new Promise<T>((onValue, onError) => {
-    resolve = onValue
-    reject = onError
-  })
-  return { promise, resolve, reject }
-}
-
-/** The outcome of the promise, or the signal's reason if the signal is aborted first. */
-async function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
-  if (signal === undefined) return promise
-  signal.throwIfAborted()
-  const { promise: aborted, reject } = deferred<never>()
-  const onAbort = () => reject(signal.reason instanceof Error ? signal.reason : new Error('aborted'))
-  signal.addEventListener('abort', onAbort, { once: true })
-  try {
-    return await Promise.race([promise, aborted])
-  } finally {
-    signal.removeEventListener('abort', onAbort)
-  }
 }

@@ -1,4 +1,5 @@
 /** Masks of tokens that grammars allow next, computed in other threads beside the step. */
+import { endedWithin } from '../../promises.ts'
 import type { ActiveRequest, ChoiceOwner } from '../requests/active-requests.ts'
 import type { LateMasks } from '../runner/runner.ts'
 import type { Sequence } from '../schedule/sequence.ts'
@@ -61,7 +62,7 @@ export class MaskQueue {
 
   /** Resolves when all masks are there, or after MAX_WAIT_MS. */
   wait(): Promise<void> {
-    return this.#wait(this.#pending.values(), MAX_WAIT_MS)
+    return endedWithin(MAX_WAIT_MS, Promise.all(this.#pending.values()))
   }
 
   /**
@@ -76,7 +77,7 @@ export class MaskQueue {
     await previous
     const pending = [...unmasked.values()].flatMap(({ sequence }) => this.#pending.get(sequence) ?? [])
     const startMs = performance.now()
-    await this.#wait(pending, layersMs + MAX_WAIT_MS)
+    await endedWithin(layersMs + MAX_WAIT_MS, Promise.all(pending))
     const heldMs = Math.max(0, performance.now() - startMs - layersMs)
     const masks = new Map<number, Uint32Array>()
     const late = new Set<Sequence>()
@@ -90,12 +91,5 @@ export class MaskQueue {
       }
     }
     return { masks, late, heldMs }
-  }
-
-  async #wait(pending: Iterable<Promise<void>>, ms: number): Promise<void> {
-    let timer: NodeJS.Timeout | undefined
-    const bound = new Promise<void>((resolve) => (timer = setTimeout(resolve, ms)))
-    await Promise.race([Promise.all(pending), bound])
-    clearTimeout(timer)
   }
 }

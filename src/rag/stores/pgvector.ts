@@ -5,7 +5,7 @@
  */
 import { parseStoredName } from '../access.ts'
 import { RagError, storeUnavailable } from '../errors.ts'
-import { shared } from '../../shared-work.ts'
+import { shared } from '../../promises.ts'
 import { checkSpec, type IndexSpec, type IndexStore } from '../vector-index.ts'
 import { Database } from './database.ts'
 import { type LargeIndexOptions, LargeIndexes } from './large-indexes.ts'

@@ -1,4 +1,4 @@
-/** Asynchronous work that several callers share. */
+/** Asynchronous work that several callers share, and waits that end in any case. */
 
 /** Starts `work` on the first call; later calls get the same outcome. After a failure the next call starts it again. */
 export function shared<T>(work: () => Promise<T>): () => Promise<T> {
@@ -20,7 +20,7 @@ export function sharedByKey<S, T>(keyOf: (subject: S) => string, work: (subject:
   }
 }
 
-/** The outcome of shared work; rejects with the signal's reason as soon as it is aborted, while the work goes on for the others. */
+/** The outcome of the work; rejects with the signal's reason as soon as it is aborted, while the work goes on for others. */
 export function untilAborted<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
   if (!signal) return work
   return new Promise<T>((resolve, reject) => {
@@ -29,4 +29,25 @@ export function untilAborted<T>(work: Promise<T>, signal: AbortSignal | undefine
     else signal.addEventListener('abort', onAbort, { once: true })
     work.then(resolve, reject).finally(() => signal.removeEventListener('abort', onAbort))
   })
+}
+
+/** The outcome of the work; rejects with `lateError` if there is none after `timeoutMs`. */
+export async function untilLate<T>(work: Promise<T>, timeoutMs: number, lateError: () => Error): Promise<T> {
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(lateError()), Math.max(timeoutMs, 0))
+  })
+  try {
+    return await Promise.race([work, late])
+  } finally {
+    clearTimeout(timer)
+  }
+}
+
+/** Resolves when the work has ended, failed included, but after `timeoutMs` at the latest. */
+export async function endedWithin(timeoutMs: number, work: Promise<unknown> | undefined): Promise<void> {
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<void>((resolve) => (timer = setTimeout(resolve, timeoutMs)))
+  await Promise.race([work?.catch(() => {}), late])
+  clearTimeout(timer)
 }
