@@ -1,5 +1,5 @@
 /** Renders messages as a prompt with the model's chat template. */
-import { randomBytes } from 'node:crypto'
+import { createHash, randomBytes } from 'node:crypto'
 import { join } from 'node:path'
 import { foundInstead, isMissing, readText } from '../../regular-file.ts'
 import { BoundedTemplate } from './bounded-template.ts'
@@ -157,7 +157,7 @@ class JinjaChatTemplate implements ChatTemplate {
   readonly sources: TemplateSources
   readonly #template: BoundedTemplate
   readonly #tokens: TurnTokens
-  /** Shape of a conversation -> how the template shows all of it. Least recently used first. */
+  /** Digest of a conversation's shape -> how the template shows all of it. Least recently used first. */
   readonly #knownShapes = new Map<string, Adaptation>()
 
   constructor(source: string, template: BoundedTemplate, tokens: TurnTokens) {
@@ -217,7 +217,7 @@ class JinjaChatTemplate implements ChatTemplate {
    * OpenAI's newer name for system, which few templates know. Most templates take the arguments of calls as objects, some as text.
    */
   #adaptation(messages: readonly ChatMessage[], tools: readonly ToolDefinition[]): Adaptation {
-    const shape = `${tools.length > 0 ? 'tools' : ''} ${messages.map(shapeOf).join(' ')}`
+    const shape = digestOf(`${tools.length > 0 ? 'tools' : ''} ${messages.map(shapeOf).join(' ')}`)
     const found = this.#knownShapes.get(shape) ?? this.#findAdaptation(messages, tools)
     this.#knownShapes.delete(shape)
     this.#knownShapes.set(shape, found)
@@ -301,6 +301,9 @@ const REASONING_KEYS = ['reasoning_content', 'reasoning', 'thinking'] as const
 function shapeOf({ role, content, reasoning, toolCalls = [] }: ChatMessage): string {
   return `${role}${reasoning === undefined ? '' : '?'}${content === '' ? '' : '+'}${toolCalls.length === 0 ? '' : '()'}`
 }
+
+/** Shapes of long conversations are long themselves. */
+const digestOf = (text: string): string => createHash('sha256').update(text).digest('base64')
 
 /** `argumentsOf`: a call's arguments as a value; where the template takes text they are given as they are, unless they are `marked`. */
 function toTemplateMessage(

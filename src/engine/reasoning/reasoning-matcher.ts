@@ -33,7 +33,8 @@ export class ReasoningMatcher implements GrammarMatcher {
   /** Tokens that must come next. */
   #forced: readonly number[] = []
   #numReasoningTokens = 0
-  /** The end of the reasoning so far. */
+  /** The end marker, and the end of the reasoning so far, a character per byte: tokens may end inside a character. */
+  readonly #endBytes: string
   #tail = ''
   /** The accepted tokens may also begin an answer without reasoning. */
   #isDirectPossible = true
@@ -46,6 +47,7 @@ export class ReasoningMatcher implements GrammarMatcher {
     this.#options = options
     this.#begin = encode(format.begin.trimEnd())
     this.#end = encode(format.end)
+    this.#endBytes = Buffer.from(format.end).toString('latin1')
     // A free answer may begin in any way.
     this.#next = answer === null ? [] : encode(format.next)
     this.#phase = isOpen ? 'reasoning' : 'before'
@@ -116,12 +118,11 @@ export class ReasoningMatcher implements GrammarMatcher {
   }
 
   #acceptReasoning(token: number): void {
-    const { tokenizer, format } = this.#options
     this.#numReasoningTokens++
-    // Long enough for the end marker and the token that completes it.
-    this.#tail = (this.#tail + Buffer.from(tokenizer.tokenBytes(token)).toString()).slice(-format.end.length - 64)
-    if (this.#tail.includes(format.end)) this.#force(this.#next)
+    this.#tail += Buffer.from(this.#options.tokenizer.tokenBytes(token)).toString('latin1')
+    if (this.#tail.includes(this.#endBytes)) this.#force(this.#next)
     else this.#endIfSpent()
+    this.#tail = this.#tail.slice(-this.#endBytes.length)
   }
 
   #endIfSpent(): void {

@@ -7,11 +7,8 @@ import type {
   ActivateOptions,
   Activation,
   Columns,
-  ConvolutionOptions,
   ExpertsOptions,
   ExpertWeights,
-  GatedDeltaOptions,
-  LayerNorm,
   LinearOptions,
   LowRank,
   Matrix,
@@ -20,9 +17,6 @@ import type {
   RopeTable,
   RouteOptions,
   Routing,
-  SelectiveScanOptions,
-  StepInput,
-  StreamOptions,
   Vector,
 } from '../ops.ts'
 import { outputStep } from '../output-rows.ts'
@@ -35,9 +29,8 @@ import { activate, addLowRank } from './low-rank.ts'
 import { roundToCodes } from './kv-pool.ts'
 import { sigmoid } from './recurrence.ts'
 import { HostRope } from './rope.ts'
-import { RowOps } from './row-ops.ts'
 import { TILE_ROWS } from './row-tile.ts'
-import { HostMemory } from './memory.ts'
+import { StateOps } from './state-ops.ts'
 
 /** Results of a step so far. */
 interface StepResults {
@@ -58,10 +51,8 @@ export const NO_RESULTS: Readonly<StepResults> = {
 }
 
 /** The ops of layers; each row is computed separately. */
-export class LayerOps extends HostMemory {
-  readonly #rows = new RowOps(this.vectors, this.activations)
+export class LayerOps extends StateOps {
   protected stepId = 0
-  protected input: StepInput | null = null
   protected readonly tokens = new Int32Array(this.options.limits.maxRows)
   protected results: StepResults = { ...NO_RESULTS }
 
@@ -139,42 +130,6 @@ export class LayerOps extends HostMemory {
     const [target, source] = [this.activations.get(out), this.activations.get(x)]
     checkActivate(target, source, options.glu !== undefined)
     activate(target.values, source.values, target.cols, options, this.stepInput().numRows)
-  }
-
-  normAdd(residual: Activation, x: Activation, norm: Norm, scale = 1): void {
-    this.#rows.normAdd(residual, x, norm, scale, this.stepInput())
-  }
-
-  rmsNorm(out: Activation, x: Activation, norm: Norm): void {
-    this.#rows.rmsNorm(out, x, norm, this.stepInput())
-  }
-
-  layerNorm(out: Activation, x: Activation, norm: LayerNorm): void {
-    this.#rows.layerNorm(out, x, norm, this.stepInput())
-  }
-
-  add(residual: Activation, x: Activation, scale: number): void {
-    this.#rows.add(residual, x, scale, this.stepInput())
-  }
-
-  multiply(x: Activation, y: Columns): void {
-    this.#rows.multiply(x, y, this.stepInput())
-  }
-
-  sparseGelu(x: Activation, deviations: number): void {
-    this.#rows.sparseGelu(x, deviations, this.stepInput())
-  }
-
-  matchLength(x: Activation, reference: Activation): void {
-    this.#rows.matchLength(x, reference, this.stepInput())
-  }
-
-  predictStreams(out: Activation, options: StreamOptions): void {
-    this.#rows.predictStreams(out, options, this.stepInput())
-  }
-
-  correctStreams(x: Activation, scale: Vector, options: StreamOptions): void {
-    this.#rows.correctStreams(x, scale, options, this.stepInput())
   }
 
   route(routing: Routing, logits: Activation, options: RouteOptions): void {
@@ -335,28 +290,11 @@ export class LayerOps extends HostMemory {
       target.values[i]! *= sigmoid(source.values[Math.floor(i / columnsPerGate)]!)
   }
 
-  convolution(out: Activation, x: Activation, options: ConvolutionOptions): void {
-    this.states.convolution(out, x, options, this.stepInput())
-  }
-
-  gatedDelta(out: Activation, x: Activation, options: GatedDeltaOptions): void {
-    this.states.gatedDelta(out, x, options, this.stepInput())
-  }
-
-  selectiveScan(out: Activation, x: Activation, options: SelectiveScanOptions): void {
-    this.states.selectiveScan(out, x, options, this.stepInput())
-  }
-
   /** The table, with cosines and sines computed for this step's positions. */
   protected ropeOfStep(rope: RopeTable): HostRope {
     const table = this.ropes.get(rope)
     const { numRows, positions } = this.stepInput()
     table.prepare(this.stepId, positions, numRows)
     return table
-  }
-
-  protected stepInput(): StepInput {
-    if (this.input === null) throw new Error('an op was called outside beginStep .. endStep')
-    return this.input
   }
 }

@@ -19,6 +19,7 @@ import type {
   Routing,
   RoutingShape,
   StateLayout,
+  StepInput,
   Vector,
 } from '../ops.ts'
 import type { HostActivation, HostNorm, HostVector } from './arithmetic.ts'
@@ -28,8 +29,7 @@ import { type HostLowRank } from './low-rank.ts'
 import { KvPool, kvBlockBytes } from './kv-pool.ts'
 import { HostRope } from './rope.ts'
 import { RowTile } from './row-tile.ts'
-import { StateOps } from './state-ops.ts'
-import { stateSlotBytes } from './state-pool.ts'
+import { StatePool, stateSlotBytes } from './state-pool.ts'
 
 const bytesOf = (arrays: readonly ArrayBufferView[]): number =>
   arrays.reduce((sum, { byteLength }) => sum + byteLength, 0)
@@ -42,7 +42,7 @@ interface HostExpertMatrix extends ExpertMatrix {
   readonly values: Float32Array // [numExperts, rows, cols]
 }
 
-/** The memory of a model: weights, activations, the KV pool and the state pool. */
+/** The memory of a model: weights, activations, the KV pool and the state pool. Ops are in the classes that extend it. */
 export class HostMemory {
   readonly packedLayout = 'canonical 1'
   protected readonly options: BackendOptions
@@ -53,11 +53,13 @@ export class HostMemory {
   protected readonly ropes = new Handles<RopeTable, HostRope>('rope table')
   protected readonly activations = new Handles<Activation, HostActivation>('activation')
   protected readonly routings = new Handles<Routing, HostRouting>('routing')
-  protected readonly states = new StateOps(this.vectors, this.activations)
   protected readonly tile = new RowTile()
   protected kv: KvPool | null = null
+  protected states: StatePool | null = null
   protected attentionScratch: AttentionScratch = { scores: new Float64Array(0), sum: new Float64Array(0) }
   protected logits = new Float32Array(0)
+  /** The current step; null between steps. */
+  protected input: StepInput | null = null
 
   constructor(options: BackendOptions) {
     this.options = options
@@ -159,7 +161,7 @@ export class HostMemory {
           ...this.lowRanks.values(),
         ].map(({ values }) => values),
       ),
-      kvCacheBytes: (this.kv === null ? 0 : bytesOf([...this.kv.keys, ...this.kv.values])) + this.states.bytes,
+      kvCacheBytes: (this.kv === null ? 0 : bytesOf([...this.kv.keys, ...this.kv.values])) + (this.states?.bytes ?? 0),
       scratchBytes: bytesOf([
         ...ropes,
         ...activations,
@@ -179,7 +181,8 @@ export class HostMemory {
   }
 
   createStatePool(layout: StateLayout): void {
-    this.states.createPool(layout)
+    if (this.states !== null) throw new Error('createStatePool was called twice')
+    this.states = new StatePool(layout)
   }
 
   stateSlotBytes(layout: StateLayout): number {
@@ -195,6 +198,16 @@ export class HostMemory {
     return this.kv
   }
 
+  protected statePool(): StatePool {
+    if (this.states === null) throw new Error('createStatePool has not been called')
+    return this.states
+  }
+
+  protected stepInput(): StepInput {
+    if (this.input === null) throw new Error('an op was called outside beginStep .. endStep')
+    return this.input
+  }
+
   protected hostNorm({ weight, eps }: Norm): HostNorm {
     return { weight: this.vectors.get(weight).values, eps }
   }
@@ -204,6 +217,6 @@ export class HostMemory {
     for (const handles of [this.matrices, this.vectors, this.lowRanks, this.ropes]) handles.clear()
     for (const handles of [this.expertMatrices, this.activations, this.routings]) handles.clear()
     this.kv = null
-    this.states.close()
+    this.states = null
   }
 }
