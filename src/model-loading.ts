@@ -3,7 +3,7 @@ import { existsSync } from 'node:fs'
 import { access, constants, readdir, stat } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { makeFolder, readText } from './regular-file.ts'
+import { makeFolder } from './regular-file.ts'
 import { z } from 'zod'
 import type { Config } from './config.ts'
 import { loadChatTemplate } from './engine/chat/chat-template.ts'
@@ -20,6 +20,7 @@ import {
 import { createLastingRunner } from './engine/runner/worker-runner.ts'
 import { loadSamplingDefaults, type SamplingDefaults } from './engine/sampling-defaults.ts'
 import { loadTokenizer, type Tokenizer } from './engine/tokenizer/tokenizer.ts'
+import { readJsonObject } from './engine/weights/json-file.ts'
 import type { Log } from './observability/log.ts'
 import { untilAborted } from './promises.ts'
 import { createProgress } from './progress.ts'
@@ -304,12 +305,10 @@ function modelRequest(config: Config, path: string): ModelRequest {
 /** Reads prompt.json of a model folder: the template for documents and question in retrieval. null: the model has none. */
 async function loadPromptTemplate(modelPath: string): Promise<PromptTemplate | null> {
   const path = join(modelPath, 'prompt.json')
-  const text = await readText(path).catch(() => null)
-  if (text === null) return null
-  try {
-    return promptTemplate.parse(JSON.parse(text))
-  } catch (error) {
-    const why = error instanceof z.ZodError ? z.prettifyError(error).replaceAll('\n', ' ') : 'it is not JSON'
-    throw new ModelError(`${path}: expected a prompt template, found something else: ${why}`, { cause: error })
-  }
+  const json = await readJsonObject(path)
+  if (json === null) return null
+  const { data, error } = promptTemplate.safeParse(json)
+  if (data) return data
+  const why = z.prettifyError(error).replaceAll('\n', ' ')
+  throw new ModelError(`${path}: expected a prompt template, found something else: ${why}`, { cause: error })
 }

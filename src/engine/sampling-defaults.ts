@@ -1,7 +1,7 @@
 /** A model's recommended values (generation_config.json) for sampling parameters that a request leaves out. */
 import { join } from 'node:path'
-import { readText } from '../regular-file.ts'
 import { z } from 'zod'
+import { type Json, readJsonObject } from './weights/json-file.ts'
 
 /** Recommended sampling parameters. OpenAI's defaults apply to absent ones. */
 export interface SamplingDefaults {
@@ -26,24 +26,12 @@ const FIELDS = {
   repetition_penalty: z.number().gt(0).max(10),
 } as const
 
-/**
- * Reads a model's generation_config.json. An explicit `do_sample: false` means greedy decoding, whatever the other fields say.
- */
-export async function loadSamplingDefaults(modelPath: string): Promise<SamplingDefaults> {
-  const text = await readText(join(modelPath, 'generation_config.json')).catch(() => null)
-  return text === null ? {} : parseSamplingDefaults(text)
-}
+/** Reads a model's generation_config.json; {} without one. Throws ModelError for a file that is no JSON object. */
+export const loadSamplingDefaults = async (modelPath: string): Promise<SamplingDefaults> =>
+  parseSamplingDefaults((await readJsonObject(join(modelPath, 'generation_config.json'))) ?? {})
 
-/** The same from the text of the file; {} if it is not a JSON object. */
-export function parseSamplingDefaults(text: string): SamplingDefaults {
-  let found: unknown
-  try {
-    found = JSON.parse(text)
-  } catch {
-    return {}
-  }
-  if (typeof found !== 'object' || found === null) return {}
-  const given = found as Readonly<Record<string, unknown>>
+/** The same from the content of the file. An explicit `do_sample: false` means greedy decoding, whatever the other fields say. */
+export function parseSamplingDefaults(given: Json): SamplingDefaults {
   const read = <K extends keyof typeof FIELDS>(name: K): z.output<(typeof FIELDS)[K]> | undefined =>
     FIELDS[name].safeParse(given[name]).data as z.output<(typeof FIELDS)[K]> | undefined
   const temperature = read('do_sample') === false ? 0 : read('temperature')

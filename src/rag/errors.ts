@@ -50,6 +50,13 @@ export const indexCorrupt = (index: string, problem: string, cause?: unknown): R
     { cause },
   )
 
+/** @param index the name of the index */
+export const indexTooNew = (index: string, problem: string): RagError =>
+  new RagError(
+    'index_corrupt',
+    `index ${index}: ${problem}: a newer version of miniserve wrote it; update miniserve, or delete the index and index again`,
+  )
+
 /** The error for an index that does not exist, and for one of another key. @param param the field of the request that names it */
 export const indexNotFound = (param = 'index'): RagError =>
   new RagError('index_not_found', `${param}: no index of that name; GET /v1/rag/indexes lists them`, param)

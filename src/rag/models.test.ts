@@ -116,6 +116,13 @@ describe('the embedding model', () => {
     const long = await embedder.embed(['walnut '.repeat(50)], { role: 'document' })
     expect(long.numTokens).toEqual([16])
   })
+
+  it.each(['null', '[]', '{"max'])('names a file of settings that contains %s', async (content) => {
+    const path = writeBertFolder(folder, 'bad-embedder', { words: WORDS })
+    writeFileSync(join(path, 'sentence_bert_config.json'), content)
+    const embedder = models.embedder(resolveModel(path, '--embedding-model', HUB))
+    await expect(embedder.load()).rejects.toThrow(/sentence_bert_config\.json: .*expected/)
+  })
 })
 
 const passage = (text: string) => ({ headings: [], text })

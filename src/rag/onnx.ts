@@ -3,10 +3,12 @@ import { createHash } from 'node:crypto'
 import { existsSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { basename, dirname, join } from 'node:path'
-import { readBytesSync, readTextSync } from '../regular-file.ts'
+import { z } from 'zod'
+import { readBytesSync } from '../regular-file.ts'
 import { downloadCache } from './download-cache.ts'
 import type { TextRole } from '../engine/runner/encoder/text-model.ts'
 import { messageOf, modelUnavailable } from './errors.ts'
+import { readModelFile } from './model-file.ts'
 import { modelThreads, onnxFile, type OnnxSource } from './models.ts'
 
 /** A tensor of the runtime. */
@@ -55,12 +57,11 @@ const FALLBACK_MAX_TOKENS = 512
 
 const isRecord = (value: unknown): value is Record<string, unknown> => typeof value === 'object' && value !== null
 
-function readSettings(folder: string, file: string): Readonly<Record<string, unknown>> {
-  const path = join(folder, file)
-  if (!existsSync(path)) return {}
-  const json: unknown = JSON.parse(readTextSync(path))
-  return isRecord(json) ? json : {}
-}
+const settingsFile = z.record(z.string(), z.unknown())
+
+/** An optional file of settings. @throws RagError model_unavailable if it is there and contains no JSON object */
+const readSettings = (folder: string, file: string): z.output<typeof settingsFile> =>
+  existsSync(join(folder, file)) ? readModelFile(folder, file, (json) => settingsFile.parse(json)) : {}
 
 function embeddingSettings(source: OnnxSource): EmbeddingSettings & { readonly maxTokens: number | null } {
   if (source.kind === 'hub')

@@ -100,6 +100,10 @@ describe('static embeddings', () => {
     ],
     ['tokenizer.json', JSON.stringify({ ...TOKENIZER, pre_tokenizer: { type: 'Metaspace' } }), /pre_tokenizer/],
     ['config.json', '{}', /model_type/],
+    ['config.json', 'null', /config\.json: Invalid input: expected object, received null/],
+    ['tokenizer.json', '[]', /tokenizer\.json: Invalid input: expected object, received array/],
+    ['tokenizer.json', '{"secret', /tokenizer\.json: expected JSON, found something else/],
+    ['model.safetensors', Buffer.from('\x04\0\0\0\0\0\0\0null', 'latin1'), /expected record, received null/],
   ])('report what is wrong with %s', (file, content, message) => {
     write(file, content)
     expect(() => new StaticModel(folder)).toThrow(message)

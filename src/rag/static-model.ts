@@ -9,8 +9,9 @@ import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { readBytesSync, readTextSync } from '../regular-file.ts'
 import { z } from 'zod'
-import { messageOf, modelUnavailable } from './errors.ts'
+import { modelUnavailable } from './errors.ts'
 import type { Passage } from './model-api.ts'
+import { modelJson, problemOf, readModelFile } from './model-file.ts'
 import { WordPiece } from './wordpiece.ts'
 
 const WEIGHTS_FILE = 'model.safetensors'
@@ -61,9 +62,9 @@ export class StaticModel {
 
   /** Reads the files of a folder. @throws RagError model_unavailable naming the file and what was expected */
   constructor(folder: string) {
-    const { seq_length: length } = parseFile(folder, 'config.json', (text) => config.parse(JSON.parse(text)))
+    const { seq_length: length } = readModelFile(folder, 'config.json', (json) => config.parse(json))
     this.maxTokens = Math.min(length ?? DEFAULT_MAX_TOKENS, DEFAULT_MAX_TOKENS)
-    this.#tokenizer = parseFile(folder, 'tokenizer.json', (text) => new WordPiece(JSON.parse(text)))
+    this.#tokenizer = readModelFile(folder, 'tokenizer.json', (json) => new WordPiece(json))
     const file = readBytesSync(join(folder, WEIGHTS_FILE))
     this.digest = createHash('sha256').update(file).digest('hex').slice(0, 12)
     try {
@@ -85,7 +86,7 @@ export class StaticModel {
       this.#lengths = new Float32Array(numTokens)
       this.#weights = weights ? Float32Array.from(weights.data) : new Float32Array(numTokens).fill(1)
     } catch (error) {
-      throw modelUnavailable(`${join(folder, WEIGHTS_FILE)}: ${messageOf(error)}`)
+      throw modelUnavailable(`${join(folder, WEIGHTS_FILE)}: ${problemOf(error)}`)
     }
   }
 
@@ -189,16 +190,6 @@ function dot(
   return sum
 }
 
-function parseFile<T>(folder: string, name: string, parse: (text: string) => T): T {
-  const path = join(folder, name)
-  try {
-    return parse(readTextSync(path))
-  } catch (error) {
-    const issue = error instanceof z.ZodError ? error.issues[0] : null
-    throw modelUnavailable(`${path}: ${issue ? `${issue.path.join('.')}: ${issue.message}` : messageOf(error)}`)
-  }
-}
-
 interface StaticTensor {
   readonly shape: readonly number[]
   readonly data: Int8Array | Float32Array
@@ -209,7 +200,7 @@ function readTensors(file: Buffer): Map<string, StaticTensor> {
   const headerBytes = file.length < 8 ? NaN : Number(file.readBigUInt64LE(0))
   if (!(headerBytes <= file.length - 8))
     throw new Error('expected a safetensors header, found a file that is too short')
-  const header = z.record(z.string(), z.unknown()).parse(JSON.parse(file.toString('utf8', 8, 8 + headerBytes)))
+  const header = z.record(z.string(), z.unknown()).parse(modelJson(file.toString('utf8', 8, 8 + headerBytes)))
   const tensors = new Map<string, StaticTensor>()
   for (const [name, value] of Object.entries(header)) {
     if (name === '__metadata__') continue

@@ -14,7 +14,7 @@ const LLAMA = {
   num_key_value_heads: 2,
   max_position_embeddings: 512,
 }
-const parse = (fields: object, generation: unknown = null, served: number | null = null) =>
+const parse = (fields: object, generation: Record<string, unknown> | null = null, served: number | null = null) =>
   parseSpec('m/config.json', { ...LLAMA, ...fields }, generation, { servedPositions: served })
 
 const attentionOf = ({ layers }: DecoderSpec): AttentionSpec[] =>

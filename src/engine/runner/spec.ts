@@ -3,7 +3,7 @@
  * `torch_dtype` (transformers 4), `rope_parameters` and `dtype` (transformers 5).
  */
 import { join } from 'node:path'
-import { isJsonObject, type Json, readJsonFile } from '../weights/json-file.ts'
+import { isJsonObject, type Json, readJsonObject } from '../weights/json-file.ts'
 import { ConfigReader } from './config-reader.ts'
 import type { DecoderSpec, LayerSpec } from './decoder-spec.ts'
 import { FAMILIES } from './families.ts'
@@ -111,11 +111,10 @@ export interface SpecOptions {
  */
 export function parseSpec(
   path: string,
-  json: unknown,
-  generationJson: unknown,
+  json: Json,
+  generationJson: Json | null,
   options: SpecOptions = { servedPositions: null },
 ): DecoderSpec {
-  if (!isJsonObject(json)) throw new ModelError(`${path}: expected a JSON object, found something else`)
   const architectures = json['architectures']
   const architecture: unknown = Array.isArray(architectures) ? architectures[0] : undefined
   const family =
@@ -129,10 +128,7 @@ export function parseSpec(
     path,
     isJsonObject(json['text_config']) ? { ...json, ...json['text_config'] } : json,
   )
-  const generation = new ConfigReader(
-    path.replace(/config\.json$/, 'generation_config.json'),
-    isJsonObject(generationJson) ? generationJson : {},
-  )
+  const generation = new ConfigReader(path.replace(/config\.json$/, 'generation_config.json'), generationJson ?? {})
 
   const hiddenSize = config.size('hidden_size')
   const numLayers = config.numLayers()
@@ -201,17 +197,16 @@ const EMBEDS = /(?:Model|ForSequenceClassification|ForMaskedLM)$/
 /** Reads the spec of a checkpoint folder. Throws ModelError. */
 export async function readSpec(folder: string, options?: SpecOptions): Promise<DecoderSpec> {
   const path = join(folder, 'config.json')
-  const config = await readJsonFile(path)
+  const config = await readJsonObject(path)
   if (config === null)
     throw new ModelError(
       `${path} not found. Expected a folder in Hugging Face layout (config.json, *.safetensors, tokenizer.json) or a .gguf file.`,
     )
-  return parseSpec(path, config, await readJsonFile(join(folder, 'generation_config.json')), options)
+  return parseSpec(path, config, await readJsonObject(join(folder, 'generation_config.json')), options)
 }
 
 /** `quantization_config` of a checkpoint folder's config.json; null: the weights are not quantised. Throws ModelError. */
 export async function readQuantization(folder: string): Promise<Json | null> {
-  const config = await readJsonFile(join(folder, 'config.json'))
-  const quantization = isJsonObject(config) ? config['quantization_config'] : null
+  const quantization = (await readJsonObject(join(folder, 'config.json')))?.['quantization_config']
   return isJsonObject(quantization) ? quantization : null
 }

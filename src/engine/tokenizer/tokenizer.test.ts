@@ -105,6 +105,8 @@ describe('what cannot be loaded', () => {
     )
     await writeFile(join(directory, 'tokenizer.json'), '{"model":')
     await expect(loadTokenizer(directory)).rejects.toThrow(/expected JSON/)
+    await writeFile(join(directory, 'tokenizer.json'), 'null')
+    await expect(loadTokenizer(directory)).rejects.toThrow(/tokenizer\.json: expected a JSON object, found null/)
     expect(() =>
       createTokenizer({
         tokenizer: { decoder: { type: 'WordPiece' }, model: { type: 'WordPiece', vocab: {} } },

@@ -5,7 +5,7 @@ import { type BpeVocabulary, BytePairEncoder } from './byte-pair-encoder.ts'
 import { ModelError } from '../runner/runner.ts'
 import { bytesOfToken, recordOf, type Spelling, spellingOf, type TokenizerUse } from './token-spelling.ts'
 import { LINEAR_PATTERNS, loadGgufChatTemplate, loadGgufTokenizer } from '../weights/gguf-tokenizer.ts'
-import { isJsonObject, readJsonFile } from '../weights/json-file.ts'
+import { type Json, readJsonObject } from '../weights/json-file.ts'
 import { escapeRegExp, libraryStages } from './library-stages.ts'
 import { isFolder } from '../weights/model-path.ts'
 
@@ -64,7 +64,7 @@ export async function loadTokenizer(path: string): Promise<Tokenizer> {
 /** tokenizer.json and tokenizer_config.json of a folder, or the equivalent metadata of a .gguf file. */
 export async function readTokenizerFiles(path: string): Promise<TokenizerFiles> {
   if (!(await isFolder(path))) return loadGgufTokenizer(path)
-  const tokenizer = await readJson(join(path, 'tokenizer.json'))
+  const tokenizer = await readJsonObject(join(path, 'tokenizer.json'))
   if (tokenizer === null) {
     throw new ModelError(
       `${join(path, 'tokenizer.json')}: expected the model's tokenizer, found no file; download the model's tokenizer.json beside its weights`,
@@ -74,12 +74,12 @@ export async function readTokenizerFiles(path: string): Promise<TokenizerFiles> 
 }
 
 /** tokenizer_config.json of a folder, or the chat template of a .gguf file; empty if there is none. */
-export async function readTokenizerConfig(path: string): Promise<Record<string, unknown>> {
+export async function readTokenizerConfig(path: string): Promise<Json> {
   if (!(await isFolder(path))) {
     const template = await loadGgufChatTemplate(path)
     return template === null ? {} : { chat_template: template }
   }
-  return (await readJson(join(path, 'tokenizer_config.json'))) ?? {}
+  return (await readJsonObject(join(path, 'tokenizer_config.json'))) ?? {}
 }
 
 /** The library requires every stage to be present. */
@@ -321,11 +321,4 @@ function specialText(value: unknown): string | null {
   if (typeof value === 'string') return value
   const { content } = recordOf(value)
   return typeof content === 'string' ? content : null
-}
-
-/** A JSON object in a file; null when there is no such file. */
-async function readJson(path: string): Promise<Record<string, unknown> | null> {
-  const value = await readJsonFile(path)
-  if (value === null || isJsonObject(value)) return value
-  throw new ModelError(`${path}: expected a JSON object`)
 }

@@ -6,6 +6,7 @@ import { readdir, readFile, stat, writeFile } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
 import { makeFolder } from '../../regular-file.ts'
 import { ModelError, type ProgressListener } from '../runner/runner.ts'
+import { readJsonObject } from './json-file.ts'
 import { exists, localModel, partsOf } from './model-path.ts'
 import { type Blob, fetchBlob, type HubClient, linkBlob, describeBlob, requestHub } from './hub-download.ts'
 
@@ -151,12 +152,11 @@ const ADAPTER: Contents = {
 async function shardsOf(snapshot: string, names: readonly string[]): Promise<string[]> {
   if (!names.includes('model.safetensors.index.json')) return ['model.safetensors']
   try {
-    const index = JSON.parse(await readFile(join(snapshot, 'model.safetensors.index.json'), 'utf8')) as {
-      weight_map?: Record<string, string>
-    }
-    return [...new Set(Object.values(index.weight_map ?? {}))]
+    const index = await readJsonObject(join(snapshot, 'model.safetensors.index.json'))
+    return [...new Set(Object.values(Object(index?.['weight_map']) as Record<string, string>))]
   } catch {
-    return ['model.safetensors']
+    // A damaged index is reported with its name when the model is opened.
+    return []
   }
 }
 

@@ -11,8 +11,14 @@ export const isJsonObject = (value: unknown): value is Json =>
 /** Floats that Python writes and JSON does not have. */
 const NOT_JSON = /([[,:]\s*)(?:-?Infinity|NaN)(?=\s*[\],}])/g
 
-/** The value in a JSON file, with null for NaN and infinities; null: there is no such file. Throws ModelError for a file that is not JSON. */
-export async function readJsonFile(path: string): Promise<unknown> {
+/** The object in a JSON file, with null for NaN and infinities; null: there is no such file. Throws ModelError for any other content. */
+export const readJsonObject = (path: string): Promise<Json | null> => readJsonFile(path, isJsonObject, 'object')
+
+/** As readJsonObject, for a file with a list. */
+export const readJsonList = (path: string): Promise<readonly unknown[] | null> =>
+  readJsonFile(path, (value) => Array.isArray(value), 'list')
+
+async function readJsonFile<T>(path: string, is: (value: unknown) => value is T, expected: string): Promise<T | null> {
   let text: string
   try {
     text = await readText(path)
@@ -20,11 +26,19 @@ export async function readJsonFile(path: string): Promise<unknown> {
     if (isMissing(error)) return null
     throw new ModelError(`${path}: expected a file, found ${foundInstead(error)}`, { cause: error })
   }
+  const value = parse(path, text)
+  if (is(value)) return value
+  const found =
+    value === null ? 'null' : Array.isArray(value) ? 'a list' : isJsonObject(value) ? 'an object' : `a ${typeof value}`
+  throw new ModelError(`${path}: expected a JSON ${expected}, found ${found}`)
+}
+
+function parse(path: string, text: string): unknown {
   try {
-    return JSON.parse(text) as unknown
+    return JSON.parse(text)
   } catch (error) {
     try {
-      return JSON.parse(text.replaceAll(NOT_JSON, '$1null')) as unknown
+      return JSON.parse(text.replaceAll(NOT_JSON, '$1null'))
     } catch {
       throw new ModelError(`${path}: expected JSON, found something else (truncated download?)`, { cause: error })
     }

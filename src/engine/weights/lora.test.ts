@@ -56,7 +56,16 @@ test.each<readonly [string, (path: string) => void, RegExp]>([
     },
     /adapter_config\.json: expected a file, found a named pipe$/,
   ],
-  ['a config that is cut', (path) => writeFileSync(join(path, 'adapter_config.json'), '{'), /not valid JSON$/],
+  [
+    'a config that is cut',
+    (path) => writeFileSync(join(path, 'adapter_config.json'), '{'),
+    /expected JSON, found something else/,
+  ],
+  [
+    'a config that is null',
+    (path) => writeFileSync(join(path, 'adapter_config.json'), 'null'),
+    /adapter_config\.json: expected a JSON object, found null$/,
+  ],
   [
     'weights as Python code',
     (path) => renameSync(join(path, 'adapter_model.safetensors'), join(path, 'adapter_model.bin')),

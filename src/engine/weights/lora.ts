@@ -5,11 +5,11 @@
 import { createHash } from 'node:crypto'
 import { stat } from 'node:fs/promises'
 import { join } from 'node:path'
-import { foundInstead, isMissing, readText } from '../../regular-file.ts'
 import { dequantize } from '../../kernels/dequantize.ts'
 import { ModelError } from '../runner/runner.ts'
 import type { DecoderSpec } from '../runner/decoder-spec.ts'
 import { openGgufLora } from './gguf-lora.ts'
+import { readJsonObject } from './json-file.ts'
 import { exists } from './model-path.ts'
 import { openSafetensors } from './safetensors.ts'
 import type { TensorInfo, WeightSource } from './source.ts'
@@ -187,17 +187,8 @@ function isAbsent(value: unknown): boolean {
 /** The scales from adapter_config.json: alpha / r, or alpha / sqrt(r) with use_rslora. Patterns may give modules their own r and alpha. */
 async function readPeftConfig(folder: string): Promise<ScaleOf> {
   const path = join(folder, 'adapter_config.json')
-  let config: Record<string, unknown>
-  try {
-    config = Object(JSON.parse(await readText(path))) as Record<string, unknown>
-  } catch (error) {
-    const problem = isMissing(error)
-      ? 'not found; expected a folder as PEFT saves an adapter'
-      : error instanceof SyntaxError
-        ? 'not valid JSON'
-        : `expected a file, found ${foundInstead(error)}`
-    throw new ModelError(`${path}: ${problem}`, { cause: error })
-  }
+  const config = await readJsonObject(path)
+  if (config === null) throw new ModelError(`${path}: not found; expected a folder as PEFT saves an adapter`)
   const fail = (field: string, expected: string): never => {
     const found = JSON.stringify(config[field]) ?? 'nothing'
     throw new ModelError(`${path}: ${field}: expected ${expected}; found ${found.slice(0, 80)}`)

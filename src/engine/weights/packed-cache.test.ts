@@ -50,6 +50,15 @@ function indexOf(path: string): {
   return JSON.parse(bytes.toString('utf8', bytes.length - FOOTER_BYTES - length, bytes.length - FOOTER_BYTES))
 }
 
+function replaceIndex(path: string, json: string): void {
+  const index = Buffer.from(json)
+  const bytes = readFileSync(path)
+  const length = Buffer.alloc(4)
+  length.writeUInt32LE(index.length)
+  const end = bytes.length - FOOTER_BYTES - bytes.readUInt32LE(bytes.length - FOOTER_BYTES)
+  writeFileSync(path, Buffer.concat([bytes.subarray(0, end), index, length, bytes.subarray(-4)]))
+}
+
 const devices = ['reference', 'cpu', ...((await hasAdapter()) ? (['webgpu'] as const) : [])] as const
 describe.each(devices)('on %s', (device) => {
   const cases: [string, Partial<ModelRequest>][] = [
@@ -116,6 +125,13 @@ test.each([
       )
     },
     /model\.norm\.weight .* is missing/,
+  ],
+  ['left without an index', (path: string) => replaceIndex(path, 'null'), /the index is not one of version/],
+  ['given a list as its index', (path: string) => replaceIndex(path, '[]'), /the index is not one of version/],
+  [
+    'written by a newer version',
+    (path: string) => replaceIndex(path, JSON.stringify({ ...indexOf(path), version: 99 })),
+    /the index is not one of version/,
   ],
 ])('a file that was %s is ignored, reported and written again', async (_, damage, message) => {
   const request = { device: 'cpu' as const, path: GGUF }

@@ -7,6 +7,7 @@ import { createHash } from 'node:crypto'
 import { open, type FileHandle, readdir, rename, rm } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { crc32 } from 'node:zlib'
+import { z } from 'zod'
 import { makeFolder, openFile } from '../../regular-file.ts'
 import type { Backend, ExpertsUse, MatrixUse, StoredMatrix } from '../../kernels/backend.ts'
 import type { ExpertMatrix, Matrix, MatrixData, MatrixFormat, MatrixRows } from '../../kernels/ops.ts'
@@ -31,27 +32,27 @@ export interface WeightFacts {
   readonly digest: string
 }
 
-interface Plane {
-  readonly offset: number
-  readonly bytes: number
-  readonly crc: number
-}
+const count = z.int().nonnegative()
 
-interface Entry {
-  readonly name: string
-  readonly rows: number
-  readonly cols: number
-  readonly format: MatrixFormat
-  readonly form: Readonly<Record<string, number>>
-  readonly planes: readonly Plane[]
-}
+const indexSchema = z.object({
+  version: z.literal(VERSION),
+  totalBytes: count,
+  facts: z.object({ weightBytes: count, digest: z.string() }),
+  entries: z.array(
+    z.object({
+      name: z.string(),
+      rows: count,
+      cols: count,
+      format: z.custom<MatrixFormat>((value) => typeof value === 'string'),
+      form: z.record(z.string(), z.number()),
+      planes: z.array(z.object({ offset: count, bytes: count, crc: count })),
+    }),
+  ),
+})
 
-interface Index {
-  readonly version: number
-  readonly totalBytes: number
-  readonly facts: WeightFacts
-  readonly entries: readonly Entry[]
-}
+type Index = z.output<typeof indexSchema>
+type Entry = Index['entries'][number]
+type Plane = Entry['planes'][number]
 
 /** A packed file that cannot be used. The message says why. */
 export class DamagedWeightsError extends Error {
@@ -102,15 +103,11 @@ async function readIndex(file: FileHandle): Promise<Index> {
   await readAt(file, end, text, () => {})
   let index: Index
   try {
-    index = JSON.parse(Buffer.from(text).toString('utf8')) as Index
+    index = indexSchema.parse(JSON.parse(Buffer.from(text).toString('utf8')))
   } catch (cause) {
-    throw new DamagedWeightsError('the index is not JSON', { cause })
+    throw new DamagedWeightsError(`the index is not one of version ${VERSION}`, { cause })
   }
-  if (index.version !== VERSION)
-    throw new DamagedWeightsError(`the file has version ${index.version}, expected ${VERSION}`)
-  const fits = index.entries.every(({ planes }) =>
-    planes.every(({ offset, bytes }) => offset >= 0 && bytes >= 0 && offset + bytes <= end),
-  )
+  const fits = index.entries.every(({ planes }) => planes.every(({ offset, bytes }) => offset + bytes <= end))
   if (!fits) throw new DamagedWeightsError('planes lie outside the file')
   return index
 }

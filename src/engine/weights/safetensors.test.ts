@@ -184,6 +184,18 @@ const BROKEN: [string, string, (path: string) => void, RegExp][] = [
       ),
     /weight_map should name a .safetensors file of this folder/,
   ],
+  ...['null', '[]', '"text"', '{"weight_map": {'].flatMap((content) =>
+    ['model.safetensors.index.json', 'config.json', 'generation_config.json'].map(
+      (file): [string, string, (path: string) => void, RegExp] => [
+        `${file} contains ${content}`,
+        'llama-sharded',
+        (path) => writeFileSync(`${path}/${file}`, content),
+        new RegExp(
+          `/${file.replaceAll('.', '\\.')}: expected (a )?JSON( object)?, found (null|a list|a string|something else)`,
+        ),
+      ],
+    ),
+  ),
   ['no weights at all', 'llama', (path) => rmSync(`${path}/model.safetensors`), /no .safetensors weights found/],
   ['no config', 'llama', (path) => rmSync(`${path}/config.json`), /config.json not found/],
   [

@@ -9,7 +9,7 @@ import { foundInstead, openFile } from '../../regular-file.ts'
 import { decodeBf16, narrowBf16 } from '../../kernels/float.ts'
 import type { MatrixData, MatrixRows } from '../../kernels/ops.ts'
 import { ModelError, type ProgressListener } from '../runner/runner.ts'
-import { isJsonObject, readJsonFile } from './json-file.ts'
+import { isJsonObject, readJsonObject } from './json-file.ts'
 import type { RawWeightSource } from './quantized-checkpoint.ts'
 import { readFully, type TensorInfo } from './source.ts'
 
@@ -149,9 +149,9 @@ function toMatrixData(path: string, { name, dtype }: TensorInfo, bytes: ArrayBuf
 async function listFiles(folder: string): Promise<{ files: string[]; index: Map<string, string> | null }> {
   const names = (await readdir(folder)).filter((name) => name.endsWith('.safetensors')).sort()
   const indexPath = join(folder, 'model.safetensors.index.json')
-  const json = await readJsonFile(indexPath)
+  const json = await readJsonObject(indexPath)
   if (json !== null) {
-    const map = isJsonObject(json) ? json['weight_map'] : null
+    const map = json['weight_map']
     const entries = isJsonObject(map) ? Object.entries(map) : []
     const valid =
       entries.length > 0 &&

@@ -1,5 +1,5 @@
 /** Makes, opens and packs index files. */
-import { indexCorrupt, RagError } from '../errors.ts'
+import { indexCorrupt, indexTooNew, RagError } from '../errors.ts'
 import type { IndexSpec, StoredDocument } from '../vector-index.ts'
 import { encodeRecord, JournalReader, MAGIC, nameOf, RECORD_OVERHEAD, replaceFile, writeAll } from './journal.ts'
 import { MemoryIndex } from './memory-index.ts'
@@ -108,7 +108,7 @@ function readHeader(reader: JournalReader): HeaderRecord {
   for (const { json } of reader.read()) {
     if (!isIndexRecord(json) || json.kind !== 'header') break
     if (json.format > FORMAT) {
-      throw indexCorrupt(nameOf(reader.path), `expected a format up to ${FORMAT}, found ${json.format}`)
+      throw indexTooNew(nameOf(reader.path), `expected a format up to ${FORMAT}, found ${json.format}`)
     }
     return json
   }

@@ -25,7 +25,7 @@ import {
 import { basename, dirname } from 'node:path'
 import { crc32 } from 'node:zlib'
 import { openFileSync } from '../../regular-file.ts'
-import { indexCorrupt, RagError, storeUnavailable, systemReasonOf } from '../errors.ts'
+import { indexCorrupt, indexTooNew, RagError, storeUnavailable, systemReasonOf } from '../errors.ts'
 
 export const MAGIC = Buffer.from('MSRAGIX1', 'latin1')
 const RECORD_HEADER_BYTES = 12
@@ -115,7 +115,11 @@ export class JournalReader {
     const { bytes: size } = this.stat()
     if (this.#offset === 0) {
       const magic = this.#readAt(0, MAGIC.length)
-      if (!magic.equals(MAGIC)) throw this.#corrupt(0, 'it is not an index file')
+      if (!magic.equals(MAGIC)) {
+        throw /^MSRAGIX[2-9]$/.test(magic.toString('latin1'))
+          ? indexTooNew(nameOf(this.path), 'expected the first kind of index file, found another')
+          : this.#corrupt(0, 'it is not an index file')
+      }
       this.#offset = MAGIC.length
     }
     while (this.#offset + RECORD_HEADER_BYTES <= size) {

@@ -1,6 +1,6 @@
 /** An index in memory and its file on disk. What another process wrote is read before every answer. */
 import { statSync } from 'node:fs'
-import { indexCorrupt, storeUnavailable, systemReasonOf } from '../errors.ts'
+import { indexTooNew, storeUnavailable, systemReasonOf } from '../errors.ts'
 import type {
   Candidate,
   DocumentSummary,
@@ -200,7 +200,7 @@ export class JournaledIndex implements VectorIndex {
 
   #apply({ json, vectors }: JournalRecord, bytes: number): void {
     if (!isIndexRecord(json)) {
-      throw indexCorrupt(this.name, 'it has a record of a kind that this version cannot read')
+      throw indexTooNew(this.name, 'expected records of known kinds, found another')
     }
     if (json.kind === 'put') this.#put({ ...json.document, vectors }, bytes)
     else if (json.kind === 'delete') for (const id of json.ids) this.#remove(id)

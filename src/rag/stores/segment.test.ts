@@ -137,6 +137,37 @@ describe('a file of format 1', () => {
   })
 })
 
+describe('a file of a newer version', () => {
+  const header = { kind: 'header', format: 2, name: 'new', ...SPEC }
+  it.each([
+    ['its first bytes', Buffer.from('MSRAGIX2'), []],
+    ['the format in its header', MAGIC, [{ ...header, format: 3 }]],
+    ['the kind of a record', MAGIC, [header, { kind: 'merge' }]],
+  ])('is refused with what to do, by %s', async (_, magic, records) => {
+    const path = join(folder, 'new.idx')
+    writeFileSync(path, Buffer.concat([magic, ...records.map((record) => encodeRecord(record))]))
+    const store = new LocalMemoryStore(folder)
+    await expect(store.open('new')).rejects.toThrow(
+      /^index new: .*newer version .*update miniserve, or delete the index/,
+    )
+    await store.close()
+  })
+
+  it.each(['null', '[]', '"text"', '{"kind": "header"', ''])('%j is no index file', async (content) => {
+    writeFileSync(join(folder, 'json.idx'), content)
+    const store = new LocalMemoryStore(folder)
+    await expect(store.open('json')).rejects.toThrow(/^index json: .*restore its file, or delete the index/)
+    await store.close()
+  })
+
+  it.each([null, [], 'text'])('a header %j is none', async (json) => {
+    writeFileSync(join(folder, 'headless.idx'), Buffer.concat([MAGIC, encodeRecord(json)]))
+    const store = new LocalMemoryStore(folder)
+    await expect(store.open('headless')).rejects.toThrow(/^index headless: it has no header/)
+    await store.close()
+  })
+})
+
 describe('records after a segment', () => {
   it('are read on opening, and packed if there are many', async () => {
     const random = seededRandom(2)

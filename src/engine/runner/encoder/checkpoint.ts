@@ -4,7 +4,7 @@ import { readTokenizerFiles, type TokenizerFiles } from '../../tokenizer/tokeniz
 import { dequantize } from '../../../kernels/dequantize.ts'
 import { type GgufMetadata, openGgufFile } from '../../weights/gguf-file.ts'
 import { openGguf } from '../../weights/gguf.ts'
-import { isJsonObject, type Json, readJsonFile } from '../../weights/json-file.ts'
+import { type Json, readJsonObject } from '../../weights/json-file.ts'
 import { isFolder, localModel } from '../../weights/model-path.ts'
 import { unpackCheckpoint } from '../../weights/quantized-checkpoint.ts'
 import { openSafetensors } from '../../weights/safetensors.ts'
@@ -62,8 +62,8 @@ function requireAttention(path: string, spec: DecoderSpec): DecoderSpec {
 
 async function openFolder(path: string): Promise<TextCheckpoint> {
   const file = join(path, 'config.json')
-  const json = await readJsonFile(file)
-  if (!isJsonObject(json)) throw new ModelError(`${file}: expected a JSON object`)
+  const json = await readJsonObject(file)
+  if (json === null) throw new ModelError(`${file}: expected a file, found no such file`)
   const name = basename(path)
   const architecture = decoderArchitecture(json)
   const tokenizer = await readTokenizerFiles(path)

@@ -5,7 +5,7 @@
 import { join } from 'node:path'
 import { dequantize } from '../../../kernels/dequantize.ts'
 import type { Pooling } from '../../../kernels/ops.ts'
-import { isJsonObject, type Json, readJsonFile } from '../../weights/json-file.ts'
+import { isJsonObject, type Json, readJsonList, readJsonObject } from '../../weights/json-file.ts'
 import { openSafetensors } from '../../weights/safetensors.ts'
 import { readMatrix, readVector } from '../../weights/source.ts'
 import { ModelError } from '../runner.ts'
@@ -24,10 +24,7 @@ export interface TextModules {
   readonly keptDimensions: number | null
 }
 
-async function readObject(path: string): Promise<Json> {
-  const value = await readJsonFile(path)
-  return isJsonObject(value) ? value : {}
-}
+const readObject = async (path: string): Promise<Json> => (await readJsonObject(path)) ?? {}
 
 /** Reads the modules of a folder. Throws ModelError for an unknown module or pooling. */
 export async function readModules(folder: string, defaultPooling: Pooling): Promise<TextModules> {
@@ -35,7 +32,7 @@ export async function readModules(folder: string, defaultPooling: Pooling): Prom
     readObject(join(folder, 'sentence_bert_config.json')),
     readObject(join(folder, 'tokenizer_config.json')),
     readObject(join(folder, CONFIG)),
-    readJsonFile(join(folder, 'modules.json')),
+    readJsonList(join(folder, 'modules.json')),
   ])
   const maxTokens = [settings['max_seq_length'], tokenizer['model_max_length']].find(
     // A tokenizer without a limit has 10^30 here.
@@ -46,11 +43,11 @@ export async function readModules(folder: string, defaultPooling: Pooling): Prom
     maxTokens: maxTokens ?? null,
     keptDimensions: keptDimensions(join(folder, CONFIG), prompts),
   }
-  if (!Array.isArray(list)) return { ...common, pooling: defaultPooling, dense: [], isNormalized: true }
+  if (list === null) return { ...common, pooling: defaultPooling, dense: [], isNormalized: true }
   let pooling: Pooling = 'mean'
   let isNormalized = false
   const dense: Dense[] = []
-  for (const module of list as readonly unknown[]) {
+  for (const module of list) {
     const { type, path } = isJsonObject(module) ? module : {}
     const name = typeof type === 'string' ? type.slice(type.lastIndexOf('.') + 1) : ''
     const at = join(folder, typeof path === 'string' ? path : '')
