@@ -134,7 +134,7 @@ class LocalEngine implements Engine {
       maxSampleRows: maxSampleRows(options.maxNumSeqs, options.speculation),
       hash: hashBlock,
       maxPrefillTokens: (numRows, backlog) =>
-        times.prefillTokensBeside(numRows, backlog, options.maxPrefillMs ?? Infinity),
+        times.maxPrefillTokens(numRows, backlog, options.maxPrefillMs ?? Infinity),
       prefetch: (sequence, match) => this.#kv?.prefetch(scheduler, sequence, match) ?? false,
     })
     this.#bus = bus

@@ -168,7 +168,7 @@ export class StepLoop {
 
   #masks({ unmasked, numDecodeTokens }: ScheduledStep, previous: Promise<void> | null): Promise<FoundMasks> {
     const { masks, times } = this.#parts
-    return masks.collect(unmasked, times.ofRows(numDecodeTokens) ?? 0, previous)
+    return masks.collect(unmasked, times.stepMs(numDecodeTokens) ?? 0, previous)
   }
 
   /** Waits until all steps in flight have ended in some way. Their results are not delivered. */

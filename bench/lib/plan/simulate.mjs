@@ -77,7 +77,7 @@ export function simulate(costs, traffic, server) {
     maxNumSeqs: server.maxNumSeqs,
     maxNumBatchedTokens: server.maxNumBatchedTokens,
     maxSampleRows: server.maxNumSeqs,
-    maxPrefillTokens: (rows, backlog) => times.prefillTokensBeside(rows, backlog, server.maxPrefillMs),
+    maxPrefillTokens: (rows, backlog) => times.maxPrefillTokens(rows, backlog, server.maxPrefillMs),
     hash: (parent, tokens) => createHash('sha1').update(parent).update(String(tokens)).digest('base64'),
   })
   const promptOf = promptSource(23)

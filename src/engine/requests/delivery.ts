@@ -80,7 +80,7 @@ export class Delivery {
     if (choice.matcher !== null) masks.compute(owner, choice.matcher)
     if (sequence.lookup === null) return
     const guesses = sequence.lookup.propose(sequence.tokens.view)
-    const numPaying = times.draftsThatPay(scheduler.running.length, sequence.lookup.acceptance, guesses.length)
+    const numPaying = times.numWorthwhileDrafts(scheduler.running.length, sequence.lookup.acceptance, guesses.length)
     const drafts = guesses.slice(0, numPaying)
     sequence.wantsDrafts = drafts.length > 0
     sequence.drafts = drafts

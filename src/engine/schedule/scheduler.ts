@@ -11,13 +11,13 @@
  * is known (run-ahead). Steps run in the order they were planned, so the very next plan may write a block that is released now.
  */
 import { BlockPool } from './block-pool.ts'
-import { compareRunning, compareWaiting, insert, remove } from './order.ts'
+import { compareRunning, compareWaiting, insert, remove } from './sequence-order.ts'
 import { type BlockHash, PrefixCache, type PrefixCacheOptions, type PrefixMatch } from './prefix-cache.ts'
 import type { Sequence } from './sequence.ts'
 import { StateSlots } from './state-slots.ts'
 import { type ScheduledSequence, type ScheduledStep, type StepBounds, StepDraft } from './step-draft.ts'
 import type { PromptBacklog } from './step-times.ts'
-import { countByTenant, newestOfLargest, takingTurns } from './turns.ts'
+import { countByTenant, newestOfLargestTenant, roundRobin } from './tenant-order.ts'
 
 export interface SchedulerOptions extends PrefixCacheOptions, StepBounds {
   readonly numBlocks: number
@@ -33,10 +33,15 @@ export interface SchedulerOptions extends PrefixCacheOptions, StepBounds {
   readonly maxPrefillTokens?: (numDecodeTokens: number, backlog: PromptBacklog) => number
 }
 
+interface Preempted {
+  readonly sequence: Sequence
+  readonly numComputedTokens: number
+}
+
 /** The result of planning. `step` is null when nothing can run now; sequences may have been preempted anyway. */
 export interface Schedule {
   readonly step: ScheduledStep | null
-  readonly preempted: readonly { readonly sequence: Sequence; readonly numComputedTokens: number }[]
+  readonly preempted: readonly Preempted[]
 }
 
 const NO_MATCH: PrefixMatch = { blocks: [], partial: null, numTokens: 0, missReason: 'disabled' }
@@ -122,8 +127,8 @@ export class Scheduler {
   }
 
   /** Call after `invalidate`: moves the running sequences back to the queue, to compute their known tokens again. */
-  restart(): Schedule['preempted'] {
-    const preempted: Schedule['preempted'][number][] = []
+  restart(): readonly Preempted[] {
+    const preempted: Preempted[] = []
     for (const sequence of this.#running.slice()) {
       // A sequence admitted by a plan that never ran was never announced as scheduled, so it was not preempted either.
       const isAnnounced = sequence.counters.firstScheduledMs !== null
@@ -136,8 +141,8 @@ export class Scheduler {
   }
 
   /**
-   * Allocates `count` blocks to fill from a KV tier and acquires the blocks `held` that they continue; the caller releases both. Returns null,
-   * with nothing acquired, when too few blocks would be left for the running sequences' next steps.
+   * Allocates `count` blocks, to compute or to fill from a KV tier, and acquires the blocks `held` that they continue; the caller releases both.
+   * Returns null, with nothing acquired, when too few would be left for the running sequences' next steps.
    */
   reserve(held: readonly number[], count: number): number[] | null {
     for (const block of held) this.pool.acquire(block)
@@ -153,13 +158,13 @@ export class Scheduler {
     const mayRunAhead = isAhead.every(({ canRunAhead }) => canRunAhead) && this.#canRevoke(isAhead)
     if (!mayRunAhead) return { step: null, preempted: [] }
     const draft = new StepDraft(this.#stepId + 1, this.#options, this.states)
-    const preempted: Schedule['preempted'][number][] = []
+    const preempted: Preempted[] = []
     this.#makeRoom(preempted)
     this.#scheduleDecodes(draft, preempted)
     if (!draft.isEmpty) {
       draft.boundPrefill(this.#options.maxPrefillTokens?.(draft.numDecodeTokens, this.#backlog()) ?? Infinity)
     }
-    for (const sequence of takingTurns(this.#running)) {
+    for (const sequence of roundRobin(this.#running)) {
       if (!sequence.isDecoding && sequence.numPendingTokens === 0 && this.#hasStateSlot(sequence))
         draft.addChunk(sequence)
       this.#publish(sequence, draft.stepId)
@@ -199,7 +204,7 @@ export class Scheduler {
     return { numPrompts: prompts.length, numTokens }
   }
 
-  #scheduleDecodes(draft: StepDraft, preempted: Schedule['preempted'][number][]): void {
+  #scheduleDecodes(draft: StepDraft, preempted: Preempted[]): void {
     let numDecoding = 0
     for (const sequence of this.#running) if (this.#wantsDecodeStep(sequence)) numDecoding++
     for (let i = 0; i < this.#running.length; i++) {
@@ -210,8 +215,7 @@ export class Scheduler {
       const drafts = this.#draftsOf(sequence, draft.roomForDrafts(numDecoding))
       while (!this.#grow(sequence, sequence.numTokens + drafts.length)) {
         const victim = this.#victim(draft, sequence)
-        preempted.push({ sequence: victim, numComputedTokens: victim.numComputedTokens })
-        this.#preempt(victim)
+        this.#preempt(victim, preempted)
         if (victim === sequence) return
       }
       draft.addDecode(sequence, drafts)
@@ -234,24 +238,26 @@ export class Scheduler {
 
   /** The sequence to preempt: the newest that has no work in this step yet, of the tenant with the most; `asking` itself when no other is left. */
   #victim(draft: StepDraft, asking: Sequence): Sequence {
-    return newestOfLargest(this.#running, (sequence) => sequence === asking || !draft.includes(sequence)) ?? asking
+    return (
+      newestOfLargestTenant(this.#running, (sequence) => sequence === asking || !draft.includes(sequence)) ?? asking
+    )
   }
 
   /** Preempts a sequence of a tenant with several when a tenant with none has a ready sequence that does not fit. */
-  #makeRoom(preempted: Schedule['preempted'][number][]): void {
+  #makeRoom(preempted: Preempted[]): void {
     const counts = countByTenant(this.#running)
-    const next = takingTurns(this.#waiting, counts).find((sequence) => isReady(sequence))
+    const next = roundRobin(this.#waiting, counts).find((sequence) => isReady(sequence))
     if (next === undefined || counts.has(next.tenant)) return
     const numNew = Math.ceil(next.tokens.length / this.#options.blockSize)
     const fits = this.pool.numFree >= numNew + this.#running.length && this.states?.numFree !== 0
     if (fits && this.#running.length < this.#options.maxNumSeqs) return
-    const victim = newestOfLargest(this.#running)
+    const victim = newestOfLargestTenant(this.#running)
     if (victim === undefined || (counts.get(victim.tenant) ?? 0) < 2) return
-    preempted.push({ sequence: victim, numComputedTokens: victim.numComputedTokens })
-    this.#preempt(victim)
+    this.#preempt(victim, preempted)
   }
 
-  #preempt(sequence: Sequence): void {
+  #preempt(sequence: Sequence, preempted: Preempted[]): void {
+    preempted.push({ sequence, numComputedTokens: sequence.numComputedTokens })
     this.#publishAll(sequence)
     sequence.counters.numPreemptions++
     noteComputed(sequence)
@@ -268,7 +274,7 @@ export class Scheduler {
 
   /** Admits waiting sequences, tenants taking turns. The first that does not fit ends the loop: otherwise smaller ones would starve it. */
   #admit(draft: StepDraft): void {
-    for (const sequence of takingTurns(this.#waiting, countByTenant(this.#running)).slice()) {
+    for (const sequence of roundRobin(this.#waiting, countByTenant(this.#running)).slice()) {
       if (draft.prefillBudget === 0 || this.#running.length >= this.#options.maxNumSeqs) return
       if (!isReady(sequence)) continue
       if (this.states?.numFree === 0) return
@@ -322,16 +328,10 @@ export class Scheduler {
 
   /** Allocates blocks for all known tokens. Leaves one block free per running sequence: otherwise admission and preemption would alternate. */
   #allocate(sequence: Sequence, match: PrefixMatch, draft: StepDraft): boolean {
-    const { pool } = this
     const numNew = Math.ceil(sequence.tokens.length / this.#options.blockSize) - match.blocks.length
-    for (const block of match.blocks) pool.acquire(block)
-    const blocks = pool.numFree < numNew + this.#running.length ? null : pool.allocate(numNew)
-    if (blocks === null) {
-      pool.release(match.blocks)
-      return false
-    }
-    for (const block of match.blocks) sequence.blockTable.push(block)
-    for (const block of blocks) sequence.blockTable.push(block)
+    const blocks = this.reserve(match.blocks, numNew)
+    if (blocks === null) return false
+    for (const block of [...match.blocks, ...blocks]) sequence.blockTable.push(block)
     if (match.partial !== null) {
       draft.blockCopies.push({ ...match.partial, destination: sequence.blockTable.at(match.blocks.length) })
     }

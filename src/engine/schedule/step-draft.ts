@@ -121,12 +121,12 @@ export class StepDraft {
 
   /** Adds a decode step: the newest token, and drafts after it. @throws SequenceFault */
   addDecode(sequence: Sequence, drafts: readonly number[]): void {
-    blaming(sequence, () => this.#addDecode(sequence, drafts))
+    withSequenceFault(sequence, () => this.#addDecode(sequence, drafts))
   }
 
   /** Adds as many uncomputed tokens as the budget allows. A token is sampled if the chunk reaches the last of them. @throws SequenceFault */
   addChunk(sequence: Sequence): void {
-    blaming(sequence, () => this.#addChunk(sequence))
+    withSequenceFault(sequence, () => this.#addChunk(sequence))
   }
 
   finish(): ScheduledStep {
@@ -225,7 +225,7 @@ export class StepDraft {
   }
 }
 
-function blaming(sequence: Sequence, add: () => void): void {
+function withSequenceFault(sequence: Sequence, add: () => void): void {
   try {
     add()
   } catch (error) {

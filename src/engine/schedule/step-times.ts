@@ -47,13 +47,13 @@ export class StepTimes {
       return
     }
     if (numPrefillTokens < MIN_PREFILL_TOKENS) return
-    const decodeMs = numDecodeRows === 0 ? 0 : (this.ofRows(numDecodeRows) ?? 0)
+    const decodeMs = numDecodeRows === 0 ? 0 : (this.stepMs(numDecodeRows) ?? 0)
     const tokenMs = Math.max(0, ms - decodeMs) / numPrefillTokens
     this.#prefillTokenMs = average(this.#prefillTokenMs, tokenMs)
   }
 
   /** Milliseconds of a decode step with this many rows, interpolated between measurements; null before the first one. */
-  ofRows(numRows: number): number | null {
+  stepMs(numRows: number): number | null {
     const rows = Math.min(numRows, MAX_ROWS)
     let below = rows
     while (below > 0 && this.#known(below) === null) below--
@@ -71,15 +71,15 @@ export class StepTimes {
    * The number of drafts, up to `most`, that is worth verifying in a step of `numRows` sequences. Each is accepted with probability `acceptance` if
    * those before it are, and an accepted token saves the sequence's share of a step. Before the first measurement: all.
    */
-  draftsThatPay(numRows: number, acceptance: number, most: number): number {
-    const stepMs = this.ofRows(numRows)
+  numWorthwhileDrafts(numRows: number, acceptance: number, most: number): number {
+    const stepMs = this.stepMs(numRows)
     if (stepMs === null) return most
     let best = 0
     let bestGainMs = 0
     let numAccepted = 0
     for (let i = 1; i <= most; i++) {
       numAccepted += acceptance ** i
-      const costMs = (this.ofRows(numRows + i) ?? stepMs) - stepMs
+      const costMs = (this.stepMs(numRows + i) ?? stepMs) - stepMs
       const gainMs = (numAccepted * stepMs) / numRows - costMs
       if (gainMs < bestGainMs) continue
       best = i
@@ -93,15 +93,15 @@ export class StepTimes {
    * the step may already take about as long. Beyond that, prompts get their share of the time, at most that of the decode rows, so that no token takes
    * more than twice as long; and at most `mostMs`. Infinity before the first measurement.
    */
-  prefillTokensBeside(numDecodeRows: number, { numPrompts, numTokens }: PromptBacklog, mostMs: number): number {
+  maxPrefillTokens(numDecodeRows: number, { numPrompts, numTokens }: PromptBacklog, mostMs: number): number {
     const tokenMs = this.#prefillTokenMs
     if (tokenMs === null || tokenMs === 0) return Infinity
-    const decodeMs = this.ofRows(numDecodeRows)
+    const decodeMs = this.stepMs(numDecodeRows)
     if (decodeMs === null) return Math.max(MIN_PREFILL_TOKENS, Math.floor(mostMs / tokenMs))
     const isLong = numTokens * tokenMs > BACKLOG_STEPS * decodeMs
     const least = isLong ? BACKLOG_SHARE : LEAST_PREFILL_SHARE
     const shareMs = decodeMs * Math.min(1, Math.max(least, numPrompts / numDecodeRows))
-    const aheadMs = (this.ofRows(numDecodeRows + numPrompts) ?? decodeMs) * PREFILL_STRETCH - decodeMs
+    const aheadMs = (this.stepMs(numDecodeRows + numPrompts) ?? decodeMs) * PREFILL_STRETCH - decodeMs
     const ms = Math.min(mostMs, Math.max(LEAST_PREFILL_MS, shareMs, aheadMs))
     return Math.max(MIN_PREFILL_TOKENS, Math.floor(ms / tokenMs))
   }

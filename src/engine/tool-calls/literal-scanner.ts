@@ -187,7 +187,7 @@ export class LiteralScanner {
   #endWord(): boolean {
     const word = this.#held
     this.#held = ''
-    const json = NUMBER.test(word) ? word : (WORDS[word] ?? otherNumber(word))
+    const json = NUMBER.test(word) ? word : (WORDS[word] ?? pythonNumber(word))
     if (json === null || (word === '' && this.#style.quote === null)) return false
     this.json += json
     this.#endValue()
@@ -288,7 +288,7 @@ export class LiteralScanner {
 }
 
 /** Numbers that Python accepts and JSON does not: `1_000`, `.5`, `1.`, `+1`, `0x1f`. */
-function otherNumber(word: string): string | null {
+function pythonNumber(word: string): string | null {
   if (!/^[-+]?(?:0[xob][\da-f_]+|[\d_]*\.?\d[\d_]*(?:e[-+]?\d+)?|\d[\d_]*\.)$/i.test(word)) return null
   const value = Number(word.replaceAll('_', '').replace(/^\+/, ''))
   return Number.isFinite(value) ? String(value) : null

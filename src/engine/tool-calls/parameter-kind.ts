@@ -30,19 +30,19 @@ function kindOf(schema: unknown, root: Schema, depth = 0): ParameterKind {
   if (!isSchema(schema) || depth > MAX_DEPTH) return 'mixed'
   const { type, nullable, enum: listed, const: fixed, anyOf, oneOf, allOf, $ref: reference } = schema
   if (fixed !== undefined) return typeof fixed === 'string' ? 'string' : 'other'
-  if (Array.isArray(listed) && listed.length > 0) return together(listed.map((value) => (typeof value === 'string' ? 'string' : 'other'))) // prettier-ignore
+  if (Array.isArray(listed) && listed.length > 0) return commonKind(listed.map((value) => (typeof value === 'string' ? 'string' : 'other'))) // prettier-ignore
   if (type !== undefined) {
     const kinds = typesOf(type).map((name) => (name === 'string' ? 'string' : 'other'))
-    return together(nullable === true ? [...kinds, 'other'] : kinds)
+    return commonKind(nullable === true ? [...kinds, 'other'] : kinds)
   }
   const below = (inner: unknown) => kindOf(inner, root, depth + 1)
   if (reference !== undefined) return below(target(reference, root))
-  for (const branches of [anyOf, oneOf]) if (Array.isArray(branches) && branches.length > 0) return together(branches.map(below)) // prettier-ignore
+  for (const branches of [anyOf, oneOf]) if (Array.isArray(branches) && branches.length > 0) return commonKind(branches.map(below)) // prettier-ignore
   if (Array.isArray(allOf)) return allOf.map(below).find((kind) => kind !== 'mixed') ?? 'mixed'
   return 'mixed'
 }
 
-function together(kinds: readonly ParameterKind[]): ParameterKind {
+function commonKind(kinds: readonly ParameterKind[]): ParameterKind {
   const [first = 'mixed'] = kinds
   return kinds.every((kind) => kind === first) ? first : 'mixed'
 }

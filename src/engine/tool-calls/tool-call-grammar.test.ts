@@ -119,9 +119,16 @@ describe('a required call', () => {
   })
 })
 
+it('parameters that may be an object or something else are an object', () => {
+  const nullable = tool('x', { type: ['object', 'null'], properties: { a: { type: 'integer' } } })
+  const grammar = toolCallGrammar(formatOf('hermes'), use({ tools: [nullable] }), tokenizer)
+  expect(grammar?.functions[0]?.schema).toMatchObject({ type: 'object', properties: { a: { type: 'integer' } } })
+})
+
 describe('a request is refused by name', () => {
   it.each([
     ['tools.1.function.parameters', tool('x', { type: 'string' })],
+    ['tools.1.function.parameters', tool('x', { type: ['string', 'null'] })],
     ['tools.1.function.parameters', tool('x', ['a'])],
   ])('%s, when it is no schema of an object', (param, second) => {
     const refused = () => toolCallGrammar(formatOf('hermes'), use({ tools: [weather, second] }), tokenizer)

@@ -1,7 +1,7 @@
 /** The grammar of an answer that must call functions, in the model's own format: every call is valid by construction. */
 import { invalidField } from '../request.ts'
 import type { ToolDefinition, ToolUse } from '../request.ts'
-import { isSchema } from '../structured/json-schema/schema.ts'
+import { isSchema, typesOf } from '../structured/json-schema/schema.ts'
 import type { Tokenizer } from '../tokenizer/tokenizer.ts'
 import type { CallBody, LiteralBody, TaggedBody, ToolCallFormat } from './tool-call-format.ts'
 import { markersOf } from './tool-call-formats.ts'
@@ -55,7 +55,7 @@ export function toolCallGrammar(
   return {
     before: isBegun ? '' : begin,
     functions: allowed.map(({ name, i, tool }) => {
-      const written = writtenCall(format.body, name)
+      const written = callRule(format.body, name)
       return {
         ...written,
         begin: callBegin + written.begin,
@@ -73,7 +73,7 @@ export function toolCallGrammar(
 }
 
 /** The text before and after the arguments of a call. */
-function writtenCall(body: CallBody, name: string): Pick<ToolCallRule, 'begin' | 'notation' | 'end'> {
+function callRule(body: CallBody, name: string): Pick<ToolCallRule, 'begin' | 'notation' | 'end'> {
   switch (body.kind) {
     case 'object':
       return {
@@ -107,7 +107,8 @@ function parametersSchema(tool: ToolDefinition, param: string): unknown {
   if (!isSchema(schema)) throw invalidField(param, 'expected a JSON schema of an object')
   if ('$ref' in schema || 'anyOf' in schema || 'oneOf' in schema || 'allOf' in schema) return schema
   const { type = 'object' } = schema
-  if (type !== 'object') throw invalidField(param, 'expected a JSON schema of an object, found another type')
+  if (!typesOf(type).includes('object'))
+    throw invalidField(param, 'expected a JSON schema of an object, found another type')
   const isEmpty = schema.properties === undefined && schema.additionalProperties === undefined
-  return { ...schema, type, ...(isEmpty ? { additionalProperties: false } : {}) }
+  return { ...schema, type: 'object', ...(isEmpty ? { additionalProperties: false } : {}) }
 }

@@ -5,12 +5,16 @@ import { inBrackets, countedMembers, finiteValues } from './json-members.ts'
 import type { Member, SchemaRules } from './json-members.ts'
 import { literalOf } from '../notation.ts'
 import type { Brackets, ValueContext } from '../notation.ts'
-import { alternatives, childPath, boundedCounts } from './schema-parts.ts'
-import type { Parts } from './schema-parts.ts'
+import { alternatives, childPath, boundedCounts } from './schema-expander.ts'
+import type { Conjunction } from './schema-expander.ts'
 import { Unenforceable } from '../unenforceable.ts'
 
 /** The rule of a list. */
-export function arrayRule(rules: SchemaRules, parts: Parts, { path, depth, style }: ValueContext): Expression | null {
+export function arrayRule(
+  rules: SchemaRules,
+  parts: Conjunction,
+  { path, depth, style }: ValueContext,
+): Expression | null {
   const note = (problem: string) => rules.note(problem, path)
   const { least, most } = boundedCounts(parts, ['minItems', 'maxItems'], note)
   const own = style.notation.inner ?? style.notation
@@ -52,7 +56,7 @@ export function arrayRule(rules: SchemaRules, parts: Parts, { path, depth, style
 }
 
 /** The schemas of the fixed first items, and of the items after them. */
-function places(parts: Parts, least: number): { readonly prefix: unknown[][]; readonly rest: unknown[] } {
+function places(parts: Conjunction, least: number): { readonly prefix: unknown[][]; readonly rest: unknown[] } {
   const lists = parts.map((part) => {
     const { prefixItems, items, unevaluatedItems } = part
     if (prefixItems !== undefined && (!Array.isArray(prefixItems) || prefixItems.length === 0))
@@ -79,7 +83,7 @@ interface ContainsBounds {
   readonly others: number
 }
 
-function containsBounds(parts: Parts, note: (problem: string) => void): ContainsBounds | null {
+function containsBounds(parts: Conjunction, note: (problem: string) => void): ContainsBounds | null {
   const all = parts.flatMap((part) => {
     if (part.contains === undefined) return []
     const { least, most } = boundedCounts(
@@ -112,7 +116,7 @@ function containsRule(
   const node = (more: readonly unknown[], step: string) => (items.includes(false) ? null : rules.node([...items, ...more], childPath(path, step), depth + 1, inner)) // prettier-ignore
   const own = node([wanted.schema], 'contains')
   const isBounded = wanted.most < Infinity
-  const negated = isBounded ? rules.parts.negation.of(wanted.schema) : null
+  const negated = isBounded ? rules.expander.negation.of(wanted.schema) : null
   if (isBounded && negated === null) rules.note('"maxContains"', path)
   const other = node(negated === null ? [] : [negated], 'items')
   if (own === null && wanted.least > 0) return null

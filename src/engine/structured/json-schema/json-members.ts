@@ -3,21 +3,21 @@ import { inOrder, NOTHING, oneOf, optional, text, times } from '../byte-grammar.
 import type { Expression, GrammarRules } from '../byte-grammar.ts'
 import type { InnerOptions } from './json-strings.ts'
 import type { Brackets, Style } from '../notation.ts'
-import { satisfies, withoutLists } from './schema-check.ts'
-import { alternatives, commonTypes, fixedValues } from './schema-parts.ts'
-import type { Parts, SchemaParts } from './schema-parts.ts'
+import { satisfies, withoutListedValues } from './schema-check.ts'
+import { alternatives, commonTypes, fixedValues } from './schema-expander.ts'
+import type { Conjunction, SchemaExpander } from './schema-expander.ts'
 
 /** The part of a schema's grammar that collections use. */
 export interface SchemaRules {
   readonly grammar: GrammarRules
-  readonly parts: SchemaParts
+  readonly expander: SchemaExpander
   /** The rule of a value that satisfies all schemas; null: there is none. */
   node(schemas: readonly unknown[], path: string, depth: number, style: Style): Expression | null
   anyValue(style: Style): Expression
   /** How the value of a property is written; a null name stands for an item of a list. */
   styleWithin(style: Style, name: string | null): Style
   /** The content of a string, without its quotes. */
-  inner(parts: Parts, path: string, options?: InnerOptions): Expression
+  stringContent(parts: Conjunction, path: string, options?: InnerOptions): Expression
   note(problem: string, path: string): void
 }
 
@@ -94,16 +94,16 @@ export function countedMembers(
 const MAX_LISTED_INTEGERS = 64
 
 /** The values of a schema with few values, as JSON; null if there are many, or they are unknown. */
-export function finiteValues({ parts }: SchemaRules, schemas: readonly unknown[]): string[] | null {
-  const expanded = parts.expand(schemas)
+export function finiteValues({ expander }: SchemaRules, schemas: readonly unknown[]): string[] | null {
+  const expanded = expander.expand(schemas)
   if (expanded === null) return null
-  const target = (reference: unknown) => parts.target(reference)
-  const rest = withoutLists(expanded)
-  return candidates(expanded, parts)?.filter((json) => rest.every((part) => satisfies(JSON.parse(json), part, target))) ?? null // prettier-ignore
+  const target = (reference: unknown) => expander.target(reference)
+  const rest = withoutListedValues(expanded)
+  return candidates(expanded, expander)?.filter((json) => rest.every((part) => satisfies(JSON.parse(json), part, target))) ?? null // prettier-ignore
 }
 
 /** A superset of the allowed values; null: too many, or unknown. */
-function candidates(expanded: Parts, parts: SchemaParts): string[] | null {
+function candidates(expanded: Conjunction, expander: SchemaExpander): string[] | null {
   const fixed = fixedValues(expanded)
   if (fixed !== null) return fixed
   const types = commonTypes(expanded)
@@ -119,8 +119,8 @@ function candidates(expanded: Parts, parts: SchemaParts): string[] | null {
     const branches: unknown = anyOf ?? oneOf
     if (!Array.isArray(branches)) continue
     const each = branches.map((branch: unknown) => {
-      const inner = parts.expand([branch])
-      return inner === null ? [] : candidates(inner, parts)
+      const inner = expander.expand([branch])
+      return inner === null ? [] : candidates(inner, expander)
     })
     if (!each.includes(null)) return [...new Set(each.flatMap((values) => values ?? []))]
   }

@@ -7,8 +7,8 @@ import type { Bound } from './numbers.ts'
 import { parseRegex } from '../patterns/regex.ts'
 import type { Regex } from '../patterns/regex.ts'
 import { FRACTIONAL } from './schema.ts'
-import { excludedValues } from './schema-parts.ts'
-import type { Parts } from './schema-parts.ts'
+import { excludedValues } from './schema-expander.ts'
+import type { Conjunction } from './schema-expander.ts'
 import { Unenforceable, Unsatisfiable } from '../unenforceable.ts'
 
 /** Builds the expressions of `number` and `integer` schemas. */
@@ -24,7 +24,7 @@ export class JsonNumbers {
   }
 
   /** The expression of a number that satisfies all schemas of `parts`. @throws Unenforceable */
-  number(type: 'integer' | 'number', parts: Parts, path: string): Expression {
+  number(type: 'integer' | 'number', parts: Conjunction, path: string): Expression {
     const low = tightest(parts, 'minimum', 'exclusiveMinimum', 1)
     const high = tightest(parts, 'maximum', 'exclusiveMaximum', -1)
     const range = type === 'integer' ? integers(low, high) : decimals(low, high)
@@ -78,7 +78,7 @@ function decimalText(value: number): string {
 }
 
 /** The tightest bound of all parts: the largest for `sign` 1 (lower bounds), the smallest for -1. null: none has one. */
-function tightest(parts: Parts, inclusive: string, exclusive: string, sign: 1 | -1): Bound | null {
+function tightest(parts: Conjunction, inclusive: string, exclusive: string, sign: 1 | -1): Bound | null {
   let found: Bound | null = null
   const take = (value: unknown, isExclusive: boolean, keyword: string) => {
     if (value === undefined) return

@@ -11,8 +11,8 @@ import { choice, literal, parseRegex, repeat, sequence, set } from '../patterns/
 import type { Regex } from '../patterns/regex.ts'
 import { isSchema } from './schema.ts'
 import type { Schema } from './schema.ts'
-import { alternatives, childPath, boundedCounts } from './schema-parts.ts'
-import type { Parts } from './schema-parts.ts'
+import { alternatives, childPath, boundedCounts } from './schema-expander.ts'
+import type { Conjunction } from './schema-expander.ts'
 import { Unenforceable, Unsatisfiable } from '../unenforceable.ts'
 
 /** A property that no schema names. */
@@ -20,7 +20,11 @@ const NO_NAME = '\u0000'
 const MAX_EXCLUDED_CHARACTERS = 2000
 
 /** The rule of an object. */
-export function objectRule(rules: SchemaRules, parts: Parts, { path, depth, style }: ValueContext): Expression | null {
+export function objectRule(
+  rules: SchemaRules,
+  parts: Conjunction,
+  { path, depth, style }: ValueContext,
+): Expression | null {
   const { member } = style.notation
   const note = (problem: string) => rules.note(problem, path)
   const { least, most } = boundedCounts(parts, ['minProperties', 'maxProperties'], note)
@@ -39,19 +43,19 @@ export function objectRule(rules: SchemaRules, parts: Parts, { path, depth, styl
     const key = keyOf(name, style.notation)
     if (key === null && isRequired) throw new Unenforceable('a property whose name this model’s calls cannot write')
     if (value !== null && key !== null)
-      own.push({ rule: rules.grammar.rule(inMember(text(key), value, member)), isRequired })
+      own.push({ rule: rules.grammar.rule(memberRule(text(key), value, member)), isRequired })
   }
   const place = { path, depth, style }
   const free = keyNames === null ? freeMember(rules, parts, declared, all, place) : null
-  const made = membered(rules, own, free, { least, most }, place)
+  const made = objectOfMembers(rules, own, free, { least, most }, place)
   if (made !== null || free !== null || keyNames !== null) return made
   // The named properties are too few, so other properties are needed.
   const other = freeMember(rules, parts, new Set(), all, place)
-  return other === null ? null : membered(rules, own, other, { least, most }, place)
+  return other === null ? null : objectOfMembers(rules, own, other, { least, most }, place)
 }
 
 /** The rule of an object with these members and free ones; null: there is none. */
-function membered(
+function objectOfMembers(
   rules: SchemaRules,
   own: readonly Member[],
   free: Expression | null,
@@ -68,11 +72,11 @@ function membered(
   return inBrackets(object, countedMembers(rules, own, free, { least: fewest, most }, object.comma, path, 'properties'))
 }
 
-function inMember(key: Expression, value: Expression, { begin, colon, end }: Notation['member']): Expression {
+function memberRule(key: Expression, value: Expression, { begin, colon, end }: Notation['member']): Expression {
   return inOrder(text(begin), key, colon, value, text(end))
 }
 
-function requiredNames(parts: Parts): Set<string> {
+function requiredNames(parts: Conjunction): Set<string> {
   const names = new Set<string>()
   for (const { properties, required } of parts) {
     if ((properties !== undefined && !isSchema(properties)) || (required !== undefined && !Array.isArray(required)))
@@ -83,7 +87,7 @@ function requiredNames(parts: Parts): Set<string> {
 }
 
 /** All schemas of a property. If false is among them, the property is not allowed. */
-function schemasOf(parts: Parts, name: string): unknown[] {
+function schemasOf(parts: Conjunction, name: string): unknown[] {
   return parts.flatMap(({ properties, patternProperties, additionalProperties, unevaluatedProperties }) => {
     const own = isSchema(properties) && Object.hasOwn(properties, name) ? [properties[name]] : []
     const matching = Object.entries(isSchema(patternProperties) ? patternProperties : {}).flatMap(([pattern, schema]) => (matches(pattern, name) ? [schema] : [])) // prettier-ignore
@@ -95,7 +99,7 @@ function schemasOf(parts: Parts, name: string): unknown[] {
 }
 
 /** `unevaluatedProperties` lets through what any part names. */
-function isElsewhere(parts: Parts, name: string): boolean {
+function isElsewhere(parts: Conjunction, name: string): boolean {
   return parts.some(({ properties }) => isSchema(properties) && Object.hasOwn(properties, name))
 }
 
@@ -108,7 +112,7 @@ function matches(pattern: string, name: string): boolean {
 }
 
 /** The keys that `propertyNames` lists; null where it lists none. */
-function namesOfKeys(rules: SchemaRules, parts: Parts): ReadonlySet<string> | null {
+function namesOfKeys(rules: SchemaRules, parts: Conjunction): ReadonlySet<string> | null {
   const schemas = parts.flatMap(({ propertyNames }) => (isSchema(propertyNames) ? [propertyNames] : []))
   const values = schemas.length === 0 ? null : finiteValues(rules, schemas)
   if (values === null) return null
@@ -118,7 +122,7 @@ function namesOfKeys(rules: SchemaRules, parts: Parts): ReadonlySet<string> | nu
 /** The rule of a member with a key of its own; null: there is none. */
 function freeMember(
   rules: SchemaRules,
-  parts: Parts,
+  parts: Conjunction,
   declared: ReadonlySet<string>,
   names: ReadonlySet<string>,
   place: ValueContext,
@@ -135,14 +139,14 @@ function freeMember(
   const value = asked.every((schema) => schema === true)
     ? rules.anyValue(inner)
     : rules.node(asked, childPath(path, 'additionalProperties'), depth + 1, inner)
-  return value === null ? null : inMember(key(rules, parts, names, place), value, style.notation.member)
+  return value === null ? null : memberRule(freeKey(rules, parts, names, place), value, style.notation.member)
 }
 
 /** A member whose key one of the patterns finds; what `additionalProperties` allows beside them is left out. */
 function patternMember(
   rules: SchemaRules,
   patterns: readonly (readonly [string, unknown])[],
-  parts: Parts,
+  parts: Conjunction,
   names: ReadonlySet<string>,
   place: ValueContext,
 ): Expression | null {
@@ -161,11 +165,11 @@ function patternMember(
     const schemas = group.map((i) => patterns[i]?.[1])
     const others = languages.filter((_, i) => !group.includes(i))
     const found = group.map((i): Schema => ({ pattern: patterns[i]?.[0] }))
-    const name = anyKey(rules, parts, names, place, { found, others })
+    const name = keyOrNull(rules, parts, names, place, { found, others })
     if (name === null) return null
     const inner = rules.styleWithin(style, NO_NAME)
     const value = rules.node(schemas, childPath(path, 'patternProperties', group[0] ?? 0), depth + 1, inner)
-    return value === null ? null : inMember(name, value, style.notation.member)
+    return value === null ? null : memberRule(name, value, style.notation.member)
   })
   return alternatives(members)
 }
@@ -186,15 +190,15 @@ interface KeyPatterns {
 }
 
 /** null: no key is found by these patterns and by none of the others. */
-function anyKey(
+function keyOrNull(
   rules: SchemaRules,
-  parts: Parts,
+  parts: Conjunction,
   names: ReadonlySet<string>,
   place: ValueContext,
   patterns: KeyPatterns,
 ): Expression | null {
   try {
-    return key(rules, parts, names, place, patterns)
+    return freeKey(rules, parts, names, place, patterns)
   } catch (error) {
     if (error instanceof Unenforceable) return null
     throw error
@@ -202,15 +206,15 @@ function anyKey(
 }
 
 /** A key that none of the names is, within what `propertyNames` says. */
-function key(
+function freeKey(
   rules: SchemaRules,
-  parts: Parts,
+  parts: Conjunction,
   names: ReadonlySet<string>,
   { path, style }: ValueContext,
   { found, others }: KeyPatterns = { found: [], others: [] },
 ): Expression {
   const schemas = parts.flatMap(({ propertyNames }) => (isSchema(propertyNames) ? [propertyNames] : []))
-  const own = rules.parts.expand(schemas) ?? []
+  const own = rules.expander.expand(schemas) ?? []
   const characters = [...names].reduce((sum, name) => sum + name.length, 0)
   const excluded = [...others]
   if (characters > MAX_EXCLUDED_CHARACTERS) {
@@ -222,6 +226,9 @@ function key(
   } else if (names.size > 0) excluded.push(choice(...[...names].map((name) => literal(name))))
   const place = childPath(path, 'propertyNames')
   if (style.notation.bareKeysWithout === null)
-    return inOrder(text('"'), rules.inner([...own, ...found], place, { excluded }), text('"'))
-  return rules.inner([...own, ...found, { pattern: '^[A-Za-z_][A-Za-z0-9_]*$' }], place, { excluded, mark: '\n' })
+    return inOrder(text('"'), rules.stringContent([...own, ...found], place, { excluded }), text('"'))
+  return rules.stringContent([...own, ...found, { pattern: '^[A-Za-z_][A-Za-z0-9_]*$' }], place, {
+    excluded,
+    mark: '\n',
+  })
 }

@@ -15,7 +15,7 @@ import type { InnerOptions } from './json-strings.ts'
 import type { Brackets, Notation, ValueContext, Style } from '../notation.ts'
 import { isOfType, isSchema, KEYWORDS, TYPES } from './schema.ts'
 import type { Schema } from './schema.ts'
-import { satisfies, withoutLists } from './schema-check.ts'
+import { satisfies, withoutListedValues } from './schema-check.ts'
 import {
   alternatives,
   areDisjoint,
@@ -23,9 +23,9 @@ import {
   commonTypes,
   excludedValues,
   fixedValues,
-  SchemaParts,
-} from './schema-parts.ts'
-import type { Parts } from './schema-parts.ts'
+  SchemaExpander,
+} from './schema-expander.ts'
+import type { Conjunction } from './schema-expander.ts'
 import { Unenforceable, Unsatisfiable } from '../unenforceable.ts'
 
 const MAX_DEPTH = 64
@@ -36,7 +36,7 @@ const MAX_EXCLUSIVE = 10
 /** A JSON Schema as grammar rules; `rule` is the root. @throws Unenforceable naming the path */
 export class JsonSchema {
   readonly grammar: GrammarRules
-  readonly parts: SchemaParts
+  readonly expander: SchemaExpander
   readonly #root: unknown
   readonly #rootStyle: Style
   readonly #problems: string[] = []
@@ -53,7 +53,7 @@ export class JsonSchema {
 
   constructor(root: unknown, grammar: GrammarRules, notation: Notation) {
     this.grammar = grammar
-    this.parts = new SchemaParts(root)
+    this.expander = new SchemaExpander(root)
     this.#root = root
     this.#rootStyle = { notation, raw: null }
     if (notation.inner === null) this.#styles.set('other', this.#rootStyle)
@@ -64,12 +64,12 @@ export class JsonSchema {
 
   /** How the value of a property is written; a null name stands for an item of a list. */
   styleWithin({ notation }: Style, name: string | null): Style {
-    const inner = notation.inner ?? notation
+    const stringContent = notation.inner ?? notation
     const kind = notation.rawEnd === null || name === null ? 'other' : parameterKind(this.#root, name)
     const known = this.#styles.get(kind)
     if (known !== undefined) return known
     const made = {
-      notation: inner,
+      notation: stringContent,
       raw: notation.rawEnd === null || kind === 'other' ? null : { kind, end: notation.rawEnd },
     }
     this.#styles.set(kind, made)
@@ -104,7 +104,7 @@ export class JsonSchema {
   node(schemas: readonly unknown[], path: string, depth: number, style: Style): Expression | null {
     if (depth > MAX_DEPTH) return this.#problem(`nesting deeper than ${MAX_DEPTH}`, path)
     try {
-      const parts = this.parts.expand(schemas)
+      const parts = this.expander.expand(schemas)
       if (parts === null) return null
       const key = this.#key(parts)
       const rules = this.#rules.get(style) ?? new Map<string, Expression | null>()
@@ -136,7 +136,7 @@ export class JsonSchema {
     }
   }
 
-  #key(parts: Parts): string {
+  #key(parts: Conjunction): string {
     const id = (part: Schema): number => {
       const known = this.#ids.get(part) ?? this.#ids.size
       this.#ids.set(part, known)
@@ -145,8 +145,8 @@ export class JsonSchema {
     return parts.map(id).toSorted((a, b) => a - b).join(' ') // prettier-ignore
   }
 
-  #value(parts: Parts, path: string, depth: number, style: Style): Expression | null {
-    for (const part of parts) for (const keyword of this.parts.unenforced(part)) this.note(keyword, path)
+  #value(parts: Conjunction, path: string, depth: number, style: Style): Expression | null {
+    for (const part of parts) for (const keyword of this.expander.unenforced(part)) this.note(keyword, path)
     for (const part of parts) {
       const keyword = 'anyOf' in part ? 'anyOf' : 'oneOf' in part ? 'oneOf' : null
       if (keyword !== null) return this.#branches(parts, part, keyword, { path, depth, style })
@@ -167,7 +167,7 @@ export class JsonSchema {
   }
 
   #branches(
-    parts: Parts,
+    parts: Conjunction,
     part: Schema,
     keyword: 'anyOf' | 'oneOf',
     { path, depth, style }: ValueContext,
@@ -176,10 +176,10 @@ export class JsonSchema {
     if (!Array.isArray(listed) || listed.length === 0)
       throw new Unenforceable(`"${keyword}": a list with something in it is expected`)
     const branches: readonly unknown[] = listed
-    const others = [...parts.filter((other) => other !== part), this.parts.without(part, keyword)]
+    const others = [...parts.filter((other) => other !== part), this.expander.without(part, keyword)]
     const own = keyword === 'oneOf' ? this.#exclusive(branches, path) : branches.map((branch) => [branch])
     // References are resolved already and must not be followed again.
-    const bare = others.map((other) => this.parts.without(other, '$ref'))
+    const bare = others.map((other) => this.expander.without(other, '$ref'))
     return alternatives(
       own.map((branch, i) => this.node([...bare, ...branch], childPath(path, keyword, i), depth + 1, style)),
     )
@@ -188,16 +188,22 @@ export class JsonSchema {
   /** For each schema, the conjunction that allows what it allows and no other schema does. */
   #exclusive(branches: readonly unknown[], path: string): (readonly unknown[])[] {
     const alone = branches.map((branch) => [branch])
-    if (branches.length < 2 || areDisjoint(branches.map((branch) => this.parts.expand([branch]) ?? []))) return alone
-    const negated = branches.length > MAX_EXCLUSIVE ? [null] : branches.map((branch) => this.parts.negation.of(branch))
+    if (branches.length < 2 || areDisjoint(branches.map((branch) => this.expander.expand([branch]) ?? []))) return alone
+    const negated =
+      branches.length > MAX_EXCLUSIVE ? [null] : branches.map((branch) => this.expander.negation.of(branch))
     if (!negated.includes(null)) return branches.map((branch, i) => [branch, ...negated.filter((_, j) => j !== i)])
     this.note('"oneOf" of schemas that may hold together (as "anyOf" it is enforced)', path)
     return alone
   }
 
-  #fixed(values: readonly string[], types: ReadonlySet<string> | null, parts: Parts, style: Style): Expression | null {
-    const target = (reference: unknown) => this.parts.target(reference)
-    const rest = withoutLists(parts)
+  #fixed(
+    values: readonly string[],
+    types: ReadonlySet<string> | null,
+    parts: Conjunction,
+    style: Style,
+  ): Expression | null {
+    const target = (reference: unknown) => this.expander.target(reference)
+    const rest = withoutListedValues(parts)
     const left = values.filter((json) => {
       const value: unknown = JSON.parse(json)
       const isTyped = types === null || [...types].some((type) => isOfType(value, type))
@@ -210,7 +216,7 @@ export class JsonSchema {
     return oneOf(...written.map(text))
   }
 
-  #typed(type: string, parts: Parts, { path, depth, style }: ValueContext): Expression | null {
+  #typed(type: string, parts: Conjunction, { path, depth, style }: ValueContext): Expression | null {
     const { words } = style.notation
     const excluded = excludedValues(parts)
     switch (type) {
@@ -233,8 +239,8 @@ export class JsonSchema {
   }
 
   /** The content of a string, without its quotes. */
-  inner(parts: Parts, path: string, options?: InnerOptions): Expression {
-    return this.#strings.inner(parts, path, options)
+  stringContent(parts: Conjunction, path: string, options?: InnerOptions): Expression {
+    return this.#strings.stringContent(parts, path, options)
   }
 
   /** Any value. */

@@ -10,8 +10,8 @@ import { partialMatch, fullMatch } from '../patterns/regex-anchors.ts'
 import { literal, looksAhead, parseRegex, repeat, set } from '../patterns/regex.ts'
 import type { Regex } from '../patterns/regex.ts'
 import { NOT_PATTERN } from './schema.ts'
-import { counts, excludedValues, MAX_COUNTED } from './schema-parts.ts'
-import type { Parts } from './schema-parts.ts'
+import { counts, excludedValues, MAX_COUNTED } from './schema-expander.ts'
+import type { Conjunction } from './schema-expander.ts'
 import { Unenforceable, Unsatisfiable } from '../unenforceable.ts'
 import type { Style } from '../notation.ts'
 
@@ -38,21 +38,21 @@ export class JsonStrings {
   }
 
   /** A string with its quotes, if it has any. */
-  string(parts: Parts, path: string, { notation, raw }: Style): Expression {
+  string(parts: Conjunction, path: string, { notation, raw }: Style): Expression {
     const { quote } = notation
     if (raw !== null) {
       const excluded = raw.kind === 'mixed' ? [fullMatch(parseRegex(NO_STRING))] : []
-      return this.inner(parts, path, { excluded, mark: raw.end })
+      return this.stringContent(parts, path, { excluded, mark: raw.end })
     }
-    if (quote === null) return inOrder(text('"'), this.inner(parts, path), text('"'))
-    return inOrder(text(quote.open), this.inner(parts, path, { mark: quote.close }), text(quote.close))
+    if (quote === null) return inOrder(text('"'), this.stringContent(parts, path), text('"'))
+    return inOrder(text(quote.open), this.stringContent(parts, path, { mark: quote.close }), text(quote.close))
   }
 
   /**
    * The content of a string, without its quotes. It is none of the `excluded` texts and does not contain `mark`.
    * @throws Unenforceable
    */
-  inner(parts: Parts, path: string, { excluded = [], mark = null }: InnerOptions = {}): Expression {
+  stringContent(parts: Conjunction, path: string, { excluded = [], mark = null }: InnerOptions = {}): Expression {
     const patterns: Regex[] = []
     const formats: Regex[] = []
     const unwanted = excludedValues(parts)
@@ -62,8 +62,8 @@ export class JsonStrings {
     for (const part of parts) {
       const { pattern, format } = part
       const not = part[NOT_PATTERN]
-      if (typeof not === 'string') this.#tryPattern(not, forbidden, path)
-      if (typeof pattern === 'string') this.#tryPattern(pattern, patterns, path)
+      if (typeof not === 'string') this.#addPattern(not, forbidden, path)
+      if (typeof pattern === 'string') this.#addPattern(pattern, patterns, path)
       else if (pattern !== undefined) throw new Unenforceable('"pattern" that is not a string')
       const known = STRING_FORMATS.get(format)
       if (known !== undefined) formats.push(fullMatch(parseRegex(known)))
@@ -78,7 +78,7 @@ export class JsonStrings {
     if (patterns.length + formats.length + forbidden.length === 0) {
       const [low, high] = isCounted ? [least, most] : [0, Infinity]
       if (mark === null) return times(this.#character, low, high)
-      if (isCounted && Math.max(least, most === Infinity ? 0 : most) > MAX_EXACT) return times(character(beginningNo(mark), 'text'), low, high) // prettier-ignore
+      if (isCounted && Math.max(least, most === Infinity ? 0 : most) > MAX_EXACT) return times(character(withoutFirstOf(mark), 'text'), low, high) // prettier-ignore
     }
     const lengths = isCounted ? [repeat(set(EVERY), least, most)] : []
     const wishes = [
@@ -86,10 +86,10 @@ export class JsonStrings {
       [...formats, ...lengths],
       [...patterns, ...lengths],
     ]
-    return this.#language(wishes, forbidden, mark, path)
+    return this.#firstCompilable(wishes, forbidden, mark, path)
   }
 
-  #tryPattern(pattern: string, patterns: Regex[], path: string): void {
+  #addPattern(pattern: string, patterns: Regex[], path: string): void {
     try {
       patterns.push(partialMatch(parseRegex(pattern)))
     } catch (error) {
@@ -99,7 +99,7 @@ export class JsonStrings {
   }
 
   /** The first conjunction that can be compiled. What a later one omits is reported as not enforced. */
-  #language(
+  #firstCompilable(
     conjunctions: readonly (readonly Regex[])[],
     excluded: readonly Regex[],
     mark: string | null,
@@ -112,16 +112,16 @@ export class JsonStrings {
       if (languages.length === 0 && excluded.length === 0 && mark === null) continue
       const all = languages.length === 0 ? anything : languages
       // Excluding a mark from a long text may take too many states. Then its first character is excluded instead.
-      const ways = mark === null ? [[all, excluded]] : [[all, [...excluded, partialMatch(literal(mark))]], [[...all, repeat(set(beginningNo(mark)), 0, Infinity)], excluded]] // prettier-ignore
+      const ways = mark === null ? [[all, excluded]] : [[all, [...excluded, partialMatch(literal(mark))]], [[...all, repeat(set(withoutFirstOf(mark)), 0, Infinity)], excluded]] // prettier-ignore
       for (const [own = [], others = []] of ways) {
         try {
           const automaton = intersect(own, others)
-          if (automaton !== null) return this.#noted(i, automatonExpression(automaton, encoding), path)
+          if (automaton !== null) return this.#reportOmitted(i, automatonExpression(automaton, encoding), path)
         } catch (error) {
           if (!(error instanceof Unenforceable)) throw error
           const [only] = own
           if (only !== undefined && own.length === 1 && others.length === 0 && !looksAhead(only))
-            return this.#noted(i, regexExpression(only, encoding), path)
+            return this.#reportOmitted(i, regexExpression(only, encoding), path)
           why = error.message
         }
       }
@@ -130,10 +130,10 @@ export class JsonStrings {
     this.#note(`"pattern", "format" or "not": ${why}`, path)
     return mark === null
       ? times(this.#character, 0, Infinity)
-      : times(character(beginningNo(mark), 'text'), 0, Infinity)
+      : times(character(withoutFirstOf(mark), 'text'), 0, Infinity)
   }
 
-  #noted(i: number, found: Expression, path: string): Expression {
+  #reportOmitted(i: number, found: Expression, path: string): Expression {
     if (i === 1) this.#note('"pattern" beside "format" or a length', path)
     if (i === 2) this.#note('"format" beside "pattern"', path)
     return found
@@ -149,7 +149,7 @@ export function bareKey(): Expression {
 }
 
 /** All characters but the first one of the mark. */
-function beginningNo(mark: string): CodePoints {
+function withoutFirstOf(mark: string): CodePoints {
   return difference(EVERY, singleton(mark.codePointAt(0) ?? 0))
 }
 

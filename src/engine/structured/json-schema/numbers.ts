@@ -49,25 +49,25 @@ function naturals(from: bigint, to: bigint): Regex {
     const length = low.toString().length
     const longest = 10n ** BigInt(length) - 1n
     const high = longest < to ? longest : to
-    parts.push(ofOneLength(low.toString(), high.toString()))
+    parts.push(sameLengthNaturals(low.toString(), high.toString()))
     low = high + 1n
   }
   return choice(...parts)
 }
 
-function ofOneLength(low: string, high: string): Regex {
+function sameLengthNaturals(low: string, high: string): Regex {
   const [a, b] = [Number(low[0]), Number(high[0])]
   const length = low.length - 1
   if (length === 0) return digits(a, b)
   const [lowRest, highRest] = [low.slice(1), high.slice(1)]
-  if (a === b) return sequence(digits(a, a), ofOneLength(lowRest, highRest))
+  if (a === b) return sequence(digits(a, a), sameLengthNaturals(lowRest, highRest))
   const isLowFree = /^0*$/.test(lowRest)
   const isHighFree = /^9*$/.test(highRest)
   const parts: Regex[] = []
-  if (!isLowFree) parts.push(sequence(digits(a, a), ofOneLength(lowRest, '9'.repeat(length))))
+  if (!isLowFree) parts.push(sequence(digits(a, a), sameLengthNaturals(lowRest, '9'.repeat(length))))
   const [first, last] = [isLowFree ? a : a + 1, isHighFree ? b : b - 1]
   if (first <= last) parts.push(sequence(digits(first, last), repeat(DIGIT, length, length)))
-  if (!isHighFree) parts.push(sequence(digits(b, b), ofOneLength('0'.repeat(length), highRest)))
+  if (!isHighFree) parts.push(sequence(digits(b, b), sameLengthNaturals('0'.repeat(length), highRest)))
   return choice(...parts)
 }
 

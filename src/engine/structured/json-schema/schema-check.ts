@@ -6,7 +6,7 @@ import type { Schema } from './schema.ts'
 const MAX_DEPTH = 32
 
 /** What schemas ask for beside `enum` and `const`: of values that these list. */
-export function withoutLists(parts: readonly Schema[]): Schema[] {
+export function withoutListedValues(parts: readonly Schema[]): Schema[] {
   return parts.map((part) => Object.fromEntries(Object.entries(part).filter(([name]) => name !== 'enum' && name !== 'const'))) // prettier-ignore
 }
 
@@ -21,7 +21,7 @@ export function satisfies(
   if (depth > MAX_DEPTH) return true
   const holds = (inner: unknown, of = value) => satisfies(of, inner, target, depth + 1)
   const list = (keyword: string): readonly unknown[] => (Array.isArray(schema[keyword]) ? (schema[keyword] as unknown[]) : []) // prettier-ignore
-  if (!isOfSchemasType(value, schema) || !isListed(value, schema)) return false
+  if (!isOfSchemasType(value, schema) || !isAllowedByLists(value, schema)) return false
   if (schema.$ref !== undefined && !holds(target(schema.$ref))) return false
   if (!list('allOf').every((inner) => holds(inner))) return false
   if ('anyOf' in schema && !list('anyOf').some((inner) => holds(inner))) return false
@@ -40,7 +40,7 @@ function isOfSchemasType(value: unknown, { type, nullable }: Schema): boolean {
   return type === undefined || (nullable === true && value === null) || typesOf(type).some((name) => isOfType(value, name)) // prettier-ignore
 }
 
-function isListed(value: unknown, schema: Schema): boolean {
+function isAllowedByLists(value: unknown, schema: Schema): boolean {
   const own = canonical(value)
   const listed = (values: unknown) => Array.isArray(values) && values.some((other) => canonical(other) === own)
   if ('const' in schema && canonical(schema.const) !== own) return false

@@ -61,7 +61,7 @@ export class SchemaNegation {
       case 'not':
         return [isSchema(value) ? value : value === true]
       case 'type':
-        return ofType(value, schema.nullable === true)
+        return typeBreaches(value, schema.nullable === true)
       case 'enum':
         return Array.isArray(value) ? [{ [NOT_VALUES]: value }] : null
       case 'const':
@@ -87,9 +87,9 @@ export class SchemaNegation {
       case 'exclusiveMaximum':
       case 'minimum':
       case 'maximum':
-        return typeof value === 'number' ? [ofBound(keyword, value)] : null
+        return typeof value === 'number' ? [boundBreach(keyword, value)] : null
       default:
-        return ofCount(keyword, value) ?? (UNKNOWN.has(keyword) ? null : [])
+        return countBreaches(keyword, value) ?? (UNKNOWN.has(keyword) ? null : [])
     }
   }
 }
@@ -97,7 +97,7 @@ export class SchemaNegation {
 /** Keywords that cannot be negated. */
 const UNKNOWN: ReadonlySet<string> = new Set(['oneOf', 'format', 'uniqueItems', 'prefixItems', 'additionalItems', 'additionalProperties', 'patternProperties', 'propertyNames', 'dependentRequired', 'dependentSchemas', 'dependencies', 'if', 'unevaluatedItems', 'unevaluatedProperties', '$dynamicRef', '$recursiveRef']) // prettier-ignore
 
-function ofType(type: unknown, isNullable: boolean): (Schema | boolean)[] {
+function typeBreaches(type: unknown, isNullable: boolean): (Schema | boolean)[] {
   const named = new Set(typesOf(type))
   if (isNullable) named.add('null')
   const others = EVERY_TYPE.filter((name) => !named.has(name) && !(name === 'number' && named.has('integer')))
@@ -107,7 +107,7 @@ function ofType(type: unknown, isNullable: boolean): (Schema | boolean)[] {
 
 const BREACHED_BOUNDS = { minimum: 'exclusiveMaximum', maximum: 'exclusiveMinimum', exclusiveMinimum: 'maximum', exclusiveMaximum: 'minimum' } as const // prettier-ignore
 
-function ofBound(keyword: keyof typeof BREACHED_BOUNDS, value: number): Schema {
+function boundBreach(keyword: keyof typeof BREACHED_BOUNDS, value: number): Schema {
   return { type: 'number', [BREACHED_BOUNDS[keyword]]: value }
 }
 
@@ -120,7 +120,7 @@ const COUNTS: Readonly<Record<string, readonly [type: string, breach: string, st
   maxProperties: ['object', 'minProperties', 1],
 }
 
-function ofCount(keyword: string, value: unknown): readonly (Schema | boolean)[] | undefined {
+function countBreaches(keyword: string, value: unknown): readonly (Schema | boolean)[] | undefined {
   const [type, breach, step = 1] = COUNTS[keyword] ?? []
   if (type === undefined || breach === undefined) return undefined
   return typeof value === 'number' && value + step >= 0 ? [{ type, [breach]: value + step }] : [false]

@@ -9,7 +9,7 @@ export function countByTenant(sequences: readonly Sequence[]): Map<string, numbe
 }
 
 /** Orders sequences by how many of the same tenant come before them, `ahead` included. Otherwise the given order is kept. */
-export function takingTurns(
+export function roundRobin(
   sequences: readonly Sequence[],
   ahead: ReadonlyMap<string, number> = new Map(),
 ): readonly Sequence[] {
@@ -25,7 +25,7 @@ export function takingTurns(
 }
 
 /** The last sequence that may be taken, of the tenant with the most sequences. */
-export function newestOfLargest(
+export function newestOfLargestTenant(
   sequences: readonly Sequence[],
   mayTake: (sequence: Sequence) => boolean = () => true,
 ): Sequence | undefined {

@@ -8,7 +8,7 @@ import { SchemaReferences } from './schema-references.ts'
 import { Unenforceable, Unsatisfiable } from '../unenforceable.ts'
 
 /** Schemas that one value must satisfy together. */
-export type Parts = readonly Schema[]
+export type Conjunction = readonly Schema[]
 
 /** Keywords that lead to further schemas which bind the same value. */
 const FOLLOWED = ['$ref', '$dynamicRef', '$recursiveRef', 'allOf', 'not', 'if', 'dependentRequired', 'dependentSchemas', 'dependencies'] as const // prettier-ignore
@@ -16,17 +16,17 @@ const BINDING = new Set([...Object.values(KEYWORDS).flat(), ...FOLLOWED, NOT_VAL
 const MAX_CHAIN = 2000
 
 /** Keywords rewritten as schemas, and the keywords for which that is impossible. */
-interface Implied {
+interface ImpliedSchemas {
   readonly schemas: readonly unknown[]
   readonly unenforced: readonly string[]
 }
 
 /** Resolves references within one schema. */
-export class SchemaParts {
+export class SchemaExpander {
   readonly negation: SchemaNegation
   readonly #references: SchemaReferences
   readonly #omitted = new WeakMap<Schema, Map<string, Schema>>()
-  readonly #implied = new WeakMap<Schema, Implied>()
+  readonly #implied = new WeakMap<Schema, ImpliedSchemas>()
 
   constructor(root: unknown) {
     this.#references = new SchemaReferences(root)
@@ -44,7 +44,7 @@ export class SchemaParts {
   }
 
   /** `not`, `if` and what depends on a property as schemas that bind the value. */
-  #impliedBy(schema: Schema): Implied {
+  #impliedBy(schema: Schema): ImpliedSchemas {
     const known = this.#implied.get(schema)
     if (known !== undefined) return known
     const schemas: unknown[] = []
@@ -67,7 +67,7 @@ export class SchemaParts {
   }
 
   /** All schemas that bind a value of these; null: nothing can satisfy them. @throws Unenforceable */
-  expand(schemas: readonly unknown[]): Parts | null {
+  expand(schemas: readonly unknown[]): Conjunction | null {
     const found = new Set<Schema>()
     const active = new Set<Schema>()
     const visit = (schema: unknown): boolean => {
@@ -114,7 +114,7 @@ function describe(value: unknown): string {
 }
 
 /** The values that a conjunction's `enum` and `const` leave, as JSON; null without one. */
-export function fixedValues(parts: Parts): string[] | null {
+export function fixedValues(parts: Conjunction): string[] | null {
   let left: string[] | null = null
   for (const part of parts) {
     const lists = [...('const' in part ? [[part.const]] : []), ...('enum' in part ? [part.enum] : [])]
@@ -129,12 +129,12 @@ export function fixedValues(parts: Parts): string[] | null {
 }
 
 /** The excluded values. */
-export function excludedValues(parts: Parts): readonly unknown[] {
+export function excludedValues(parts: Conjunction): readonly unknown[] {
   return parts.flatMap((part): unknown[] => (Array.isArray(part[NOT_VALUES]) ? (part[NOT_VALUES] as unknown[]) : []))
 }
 
 /** The types that a conjunction leaves; null where none of it names one. @throws Unenforceable for what is no type */
-export function commonTypes(parts: Parts): ReadonlySet<string> | null {
+export function commonTypes(parts: Conjunction): ReadonlySet<string> | null {
   const left = parts.reduce<Set<string> | null>((before, { type, nullable }) => {
     if (type === undefined) return before
     const own = new Set(typesOf(type))
@@ -151,7 +151,7 @@ export function commonTypes(parts: Parts): ReadonlySet<string> | null {
 }
 
 /** No value can satisfy two of them: their types differ, or a property that they all require has other values in each. Linear. */
-export function areDisjoint(branches: readonly Parts[]): boolean {
+export function areDisjoint(branches: readonly Conjunction[]): boolean {
   if (haveOwnKeys(branches.map((parts) => fixedValues(parts)))) return true
   const types = branches.map((parts) => commonTypes(parts))
   if (haveOwnKeys(types.map((own) => own && [...own].map((name) => (name === 'integer' ? 'number' : name)))))
@@ -192,7 +192,11 @@ export function alternatives(rules: readonly (Expression | null)[]): Expression 
 }
 
 /** The counts that all parts leave. @throws Unenforceable */
-export function counts(parts: Parts, least: string, most: string): { readonly least: number; readonly most: number } {
+export function counts(
+  parts: Conjunction,
+  least: string,
+  most: string,
+): { readonly least: number; readonly most: number } {
   const read = (keyword: string) => parts.flatMap((part) => (part[keyword] === undefined ? [] : [part[keyword]]))
   const all = [...read(least), ...read(most)]
   if (all.some((value) => !Number.isInteger(value) || Number(value) < 0))
@@ -207,7 +211,7 @@ export const MAX_COUNTED = 20_000
 
 /** The counts that all parts leave, as far as they are enforced; `note` is told of the rest. @throws Unenforceable */
 export function boundedCounts(
-  parts: Parts,
+  parts: Conjunction,
   [leastWord, mostWord]: readonly [string, string],
   note: (problem: string) => void,
   max: number = MAX_COUNTED,
