@@ -214,19 +214,25 @@ export class KvTransfer {
       for (let i = 0; i < kept.length; i += this.#blocksPerCall) {
         const piece = kept.slice(i, i + this.#blocksPerCall).map(({ block }) => block)
         pieces.push(operation.run(() => runner.readBlocks(piece, pool)))
+        pieces.at(-1)?.catch(() => {})
       }
       const writes: (Promise<string | null> | string | null)[] = []
-      for (const [i, bytes] of (await Promise.all(pieces)).entries()) {
-        const piece = kept.slice(i * this.#blocksPerCall, (i + 1) * this.#blocksPerCall)
-        for (const [j, { hash, parent, tokens }] of piece.entries()) {
-          const block = { hash, parent, tokens, bytes: bytes.slice(j * blockBytes, (j + 1) * blockBytes) }
-          writes.push(operation.run(() => tiers.put(block)))
+      try {
+        // One piece after the other, so that a long sequence is never in this process as a whole.
+        for (const [i, read] of pieces.entries()) {
+          const bytes = await read
+          const piece = kept.slice(i * this.#blocksPerCall, (i + 1) * this.#blocksPerCall)
+          for (const [j, { hash, parent, tokens }] of piece.entries()) {
+            const block = { hash, parent, tokens, bytes: bytes.slice(j * blockBytes, (j + 1) * blockBytes) }
+            writes.push(operation.run(() => tiers.put(block)))
+          }
         }
-      }
-      for (const write of writes) {
-        const failure = write instanceof Promise ? await write : write
-        if (failure === null) numStored++
-        else operation.fail(failure)
+      } finally {
+        for (const write of writes) {
+          const failure = write instanceof Promise ? await write : write
+          if (failure === null) numStored++
+          else operation.fail(failure)
+        }
       }
     } catch (error) {
       operation.fail(error)
