@@ -172,6 +172,12 @@ const FOR_TOOLS: readonly string[] = [
 const isOfBackends = (path: string) => /^kernels\/(cpu|reference|webgpu)\//.test(path)
 
 describe('modules', () => {
+  it('have one style: #name for private members, @throws in docstrings', () => {
+    const others = /^ *private (?!constructor)|\* Throws |\. Throws /m
+    const mixed = [...sources].filter(([, text]) => others.test(text)).map(([path]) => path)
+    expect(mixed).toEqual([])
+  })
+
   it('are at most 400 lines long', () => {
     const long = [...sources].filter(([, text]) => text.trimEnd().split('\n').length > 400).map(([path]) => path)
     expect(long).toEqual([])

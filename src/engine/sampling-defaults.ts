@@ -26,7 +26,7 @@ const FIELDS = {
   repetition_penalty: z.number().gt(0).max(10),
 } as const
 
-/** Reads a model's generation_config.json; {} without one. Throws ModelError for a file that is no JSON object. */
+/** Reads a model's generation_config.json; {} without one. @throws ModelError for a file that is no JSON object */
 export const loadSamplingDefaults = async (modelPath: string): Promise<SamplingDefaults> =>
   parseSamplingDefaults((await readJsonObject(join(modelPath, 'generation_config.json'))) ?? {})
 

@@ -21,7 +21,7 @@ export class Adapters implements Updates {
     this.#spec = spec
   }
 
-  /** Opens the adapters; null: none is requested. Throws ModelError for an adapter that cannot be served. */
+  /** Opens the adapters; null: none is requested. @throws ModelError for an adapter that cannot be served */
   static async open(requests: readonly AdapterRequest[], spec: DecoderSpec): Promise<Adapters | null> {
     if (requests.length === 0) return null
     const opened: Opened[] = []
@@ -42,7 +42,7 @@ export class Adapters implements Updates {
     }))
   }
 
-  /** Each adapter's update of the matrix made of `parts`; null: no adapter changes it. Throws ModelError for shapes that do not fit. */
+  /** Each adapter's update of the matrix made of `parts`; null: no adapter changes it. @throws ModelError for shapes that do not fit */
   async updateOf(parts: readonly Part[], cols: number): Promise<readonly (readonly LowRankPart[])[] | null> {
     const updates: LowRankPart[][] = []
     for (const { name, file, used } of this.#opened) {
@@ -62,7 +62,7 @@ export class Adapters implements Updates {
     return updates.some((own) => own.length > 0) ? updates : null
   }
 
-  /** To be called after the model's matrices are loaded. Throws ModelError that names an update of a layer which the model does not have. */
+  /** To be called after the model's matrices are loaded. @throws ModelError that names an update of a layer which the model does not have */
   requireAllUsed(): void {
     for (const { name, file, used } of this.#opened) {
       const left = [...file.modules.keys()].find((key) => !used.has(key))

@@ -173,8 +173,8 @@ interface DecoderParts {
 }
 
 /**
- * Reads every weight, one tensor at a time, onto the backend. Throws ModelError for a tensor that is missing or has another shape before anything
- * is read, so that a broken checkpoint fails at once.
+ * Reads every weight, one tensor at a time, onto the backend.
+ * @throws ModelError for a tensor that is missing or has another shape before anything is read, so that a broken checkpoint fails at once
  */
 export async function loadDecoder(
   backend: Backend,
@@ -193,8 +193,9 @@ export async function loadDecoder(
 }
 
 /**
- * The tensors that a decoder loads from a checkpoint. The file may have more: towers for images and sound, layers that predict further tokens, K and V
- * projections of layers that read another layer's. Throws ModelError as `loadDecoder` does.
+ * The tensors that a decoder loads from a checkpoint. The file may have more: towers for images and sound, layers that predict further tokens, K and
+ * V projections of layers that read another layer's.
+ * @throws ModelError as `loadDecoder` does
  */
 export async function decoderTensors(spec: DecoderSpec, source: WeightSource): Promise<ReadonlySet<TensorInfo>> {
   const check = new TensorCheck(source)

@@ -24,7 +24,7 @@ export async function chooseDevice(device: ModelRequest['device']): Promise<Devi
 
 type DeviceRequest = Pick<ModelRequest, 'device' | 'adapter' | 'threads' | 'cpuMemoryBytes'>
 
-/** Creates the backend. Throws ModelError when the device cannot be opened, or is not the requested adapter. */
+/** Creates the backend. @throws ModelError when the device cannot be opened, or is not the requested adapter */
 export async function createBackend(
   kind: DeviceKind,
   options: BackendOptions,

@@ -104,8 +104,9 @@ export async function expectHostRoom(
 }
 
 /**
- * Loads the weights. Throws ModelError, and closes the backend then.
+ * Loads the weights.
  * @param create makes the backend; called a second time where packed weights turn out to be damaged after some of them were loaded
+ * @throws ModelError, after closing the backend
  */
 export async function loadWeights(
   create: () => Promise<Backend>,

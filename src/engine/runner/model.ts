@@ -86,7 +86,7 @@ async function offeredBytes(backend: Backend, atMostBytes: number): Promise<numb
   return backend.tryAllocate === undefined ? ofHost : Math.min(ofHost, await backend.tryAllocate(wanted))
 }
 
-/** The limits of a step. Throws ModelError for settings that do not fit together. */
+/** The limits of a step. @throws ModelError for settings that do not fit together */
 function limitsOf(request: ModelRequest, spec: DecoderSpec, kind: Backend['info']['kind']): BackendLimits {
   const limits: BackendLimits = {
     maxRows: request.maxNumBatchedTokens ?? (kind === 'webgpu' ? 2048 : 512),
@@ -102,7 +102,7 @@ function limitsOf(request: ModelRequest, spec: DecoderSpec, kind: Backend['info'
   return limits
 }
 
-/** Allocates the pools of KV blocks and of states, and returns their sizes. Throws ModelError. */
+/** Allocates the pools of KV blocks and of states, and returns their sizes. @throws ModelError */
 async function createPools(backend: Backend, spec: DecoderSpec, request: ModelRequest) {
   const layout = kvLayout(spec, 1, request.blockSize)
   const states = stateLayout(spec, 1)
@@ -125,7 +125,7 @@ async function createPools(backend: Backend, spec: DecoderSpec, request: ModelRe
   return { ...size, blockBytes, stateSlotBytes }
 }
 
-/** Loads everything that a model needs to run steps. Throws ModelError, also when the signal is aborted. After a failure nothing stays open. */
+/** Loads everything that a model needs to run steps. After a failure nothing stays open. @throws ModelError, also when the signal is aborted */
 export async function loadModel(
   request: ModelRequest,
   onLoaded?: ProgressListener,

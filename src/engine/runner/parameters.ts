@@ -92,7 +92,7 @@ interface NormRule {
 
 /** What adapters add to the matrices of a model. */
 export interface Updates {
-  /** Each adapter's update of the matrix made of `parts`; null: no adapter changes it. Throws ModelError. */
+  /** Each adapter's update of the matrix made of `parts`; null: no adapter changes it. @throws ModelError */
   updateOf(parts: readonly Part[], cols: number): Promise<readonly (readonly LowRankPart[])[] | null>
 }
 

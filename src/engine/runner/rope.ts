@@ -110,7 +110,7 @@ function longrope(context: RopeContext): RopeSpec {
   }
 }
 
-/** The frequencies of one kind of layer. Throws ModelError for an unknown scaling. */
+/** The frequencies of one kind of layer. @throws ModelError for an unknown scaling */
 export function computeRope(context: RopeContext): RopeSpec {
   const type = context.parameters['rope_type'] ?? context.parameters['type'] ?? 'default'
   switch (type) {

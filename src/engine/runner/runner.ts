@@ -168,7 +168,7 @@ export interface StepResult {
 export type ProgressListener = (doneBytes: number, totalBytes: number) => void
 
 export interface Runner {
-  /** Throws ModelError for a checkpoint that cannot be served. Call once. */
+  /** Call once. @throws ModelError for a checkpoint that cannot be served */
   load(model: ModelRequest, onProgress?: ProgressListener): Promise<ModelInfo>
   /**
    * Runs a step. Steps run in call order; up to two may be in flight. Rejects with RunnerError.

@@ -106,8 +106,8 @@ export interface SpecOptions {
 }
 
 /**
- * The spec of a parsed config.json and generation_config.json (null: there is none). Throws ModelError that names the field at fault, or an unknown
- * architecture with the list of known ones.
+ * The spec of a parsed config.json and generation_config.json (null: there is none).
+ * @throws ModelError that names the field at fault, or an unknown architecture with the list of known ones
  */
 export function parseSpec(
   path: string,
@@ -194,7 +194,7 @@ export function parseSpec(
 /** Architectures that generate no text, such as BertModel and DebertaV2ForSequenceClassification. */
 const EMBEDS = /(?:Model|ForSequenceClassification|ForMaskedLM)$/
 
-/** Reads the spec of a checkpoint folder. Throws ModelError. */
+/** Reads the spec of a checkpoint folder. @throws ModelError */
 export async function readSpec(folder: string, options?: SpecOptions): Promise<DecoderSpec> {
   const path = join(folder, 'config.json')
   const config = await readJsonObject(path)
@@ -205,7 +205,7 @@ export async function readSpec(folder: string, options?: SpecOptions): Promise<D
   return parseSpec(path, config, await readJsonObject(join(folder, 'generation_config.json')), options)
 }
 
-/** `quantization_config` of a checkpoint folder's config.json; null: the weights are not quantised. Throws ModelError. */
+/** `quantization_config` of a checkpoint folder's config.json; null: the weights are not quantised. @throws ModelError */
 export async function readQuantization(folder: string): Promise<Json | null> {
   const quantization = (await readJsonObject(join(folder, 'config.json')))?.['quantization_config']
   return isJsonObject(quantization) ? quantization : null

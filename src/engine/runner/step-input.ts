@@ -48,7 +48,9 @@ export class StepLayout {
     }))
   }
 
-  /** Throws RunnerError (`engine_error`) with the number at fault and the sequence for a plan that breaks the limits, which is a bug in the scheduler. */
+  /**
+   * @throws RunnerError (`engine_error`) with the number at fault and the sequence for a plan that breaks the limits, which is a bug in the scheduler
+   */
   plan(plan: StepPlan): PlannedStep {
     const {
       maxRows,

@@ -77,9 +77,9 @@ export class GgufMetadata {
   }
 
   /**
-   * A value under the architecture's name, as plain JSON that the config reader checks. Some files store a list with the same item for every layer. Throws
-   * ModelError where the items differ.
+   * A value under the architecture's name, as plain JSON that the config reader checks. Some files store a list with the same item for every layer.
    * @param isMeant items of a list for which it is false are ignored
+   * @throws ModelError where the items differ
    */
   own(key: string, isMeant: (item: unknown) => boolean = () => true): unknown {
     const value = this.get(`${this.architecture}.${key}`)
@@ -193,8 +193,9 @@ async function openPart(path: string): Promise<Part> {
 }
 
 /**
- * Opens a GGUF file and checks its header. Given the first part of a split file, opens all parts. Throws ModelError.
+ * Opens a GGUF file and checks its header. Given the first part of a split file, opens all parts.
  * @param naming names the tensors, given the metadata; may throw ModelError to refuse the file
+ * @throws ModelError
  */
 export async function openGgufFile(
   path: string,

@@ -247,7 +247,7 @@ function readHeader(reader: HeaderReader): GgufHeader {
   return { version, metadata, tensors: tensors.map((tensor) => ({ ...tensor, offset: tensor.offset + dataStart })) }
 }
 
-/** Parses a header from the first bytes of a file of `fileBytes`; null: more bytes are needed. Throws ModelError and nothing else. */
+/** Parses a header from the first bytes of a file of `fileBytes`; null: more bytes are needed. @throws ModelError and nothing else */
 export function parseGgufHeader(path: string, bytes: Uint8Array, fileBytes: number): GgufHeader | null {
   try {
     return readHeader(new HeaderReader(path, bytes, fileBytes))
@@ -257,7 +257,7 @@ export function parseGgufHeader(path: string, bytes: Uint8Array, fileBytes: numb
   }
 }
 
-/** Reads the header of an open file. Throws ModelError. */
+/** Reads the header of an open file. @throws ModelError */
 export async function readGgufHeader(file: FileHandle, path: string): Promise<GgufHeader> {
   const { size } = await file.stat()
   for (let length = Math.min(FIRST_READ_BYTES, size); ; length = Math.min(length * 4, size)) {

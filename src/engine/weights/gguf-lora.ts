@@ -14,7 +14,7 @@ interface GgufLora {
   readonly tilesKeyHeads: boolean
 }
 
-/** Opens an adapter for a model of this spec. Its numbers of heads come from the spec, since the file lacks them. Throws ModelError. */
+/** Opens an adapter for a model of this spec. Its numbers of heads come from the spec, since the file lacks them. @throws ModelError */
 export async function openGgufLora(path: string, spec: DecoderSpec): Promise<GgufLora> {
   let tilesKeyHeads = false
   const naming = (metadata: GgufMetadata): GgufNaming => {

@@ -240,7 +240,7 @@ function postProcessor(
   )
 }
 
-/** Converts tokenizer metadata. Throws ModelError. */
+/** Converts tokenizer metadata. @throws ModelError */
 export function toTokenizerFiles(path: string, values: Metadata['values']): GgufTokenizer {
   const metadata = { path, values }
   const kind = values.get('tokenizer.ggml.model')
@@ -303,12 +303,12 @@ function configOf(metadata: Metadata, tokens: readonly string[]): Record<string,
   }
 }
 
-/** Reads the tokenizer of a .gguf file. Throws ModelError. */
+/** Reads the tokenizer of a .gguf file. @throws ModelError */
 export async function loadGgufTokenizer(path: string): Promise<GgufTokenizer> {
   return toTokenizerFiles(path, await readMetadata(path))
 }
 
-/** The chat template in a .gguf file; null: there is none. Throws ModelError. */
+/** The chat template in a .gguf file; null: there is none. @throws ModelError */
 export async function loadGgufChatTemplate(path: string): Promise<string | null> {
   const template = (await readMetadata(path)).get('tokenizer.chat_template')
   return typeof template === 'string' ? template : null

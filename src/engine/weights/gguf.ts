@@ -258,7 +258,7 @@ export function familyNaming(
   }
 }
 
-/** The family of a file. Throws ModelError for an architecture that is not served. */
+/** The family of a file. @throws ModelError for an architecture that is not served */
 export function requireFamily(metadata: GgufMetadata): GgufFamily {
   const { path } = metadata
   const family = familyOf(metadata)
@@ -278,7 +278,7 @@ export function requireFamily(metadata: GgufMetadata): GgufFamily {
   return family
 }
 
-/** Opens the GGUF file of a decoder. Throws ModelError. */
+/** Opens the GGUF file of a decoder. @throws ModelError */
 export async function openGguf(path: string, onProgress?: ProgressListener): Promise<GgufModel> {
   const naming = (metadata: GgufMetadata): GgufNaming => familyNaming(requireFamily(metadata), metadata)
   const { source: file, metadata } = await openGgufFile(path, naming, onProgress)

@@ -25,7 +25,7 @@ const ATTEMPTS = 4
 /** A connection without data for this long is closed. */
 const STALL_TIMEOUT_MS = 30_000
 
-/** Sends a request with the token. Throws ModelError that says what to do. `init.signal` replaces the timeout. */
+/** Sends a request with the token. `init.signal` replaces the timeout. @throws ModelError that says what to do */
 export async function requestHub(
   { id, endpoint, token }: HubClient,
   url: string,
@@ -99,7 +99,7 @@ async function sizeOf(path: string): Promise<number | null> {
 /** Whether an etag is the SHA-256 of the content, as for large files. Small files have git's hash, and only their size is verified. */
 const isSha256 = (etag: string): boolean => /^[0-9a-f]{64}$/.test(etag)
 
-/** Downloads a blob to `folder`/etag unless it is there, continuing an earlier download. Throws ModelError; what was downloaded is kept. */
+/** Downloads a blob to `folder`/etag unless it is there, continuing an earlier download. @throws ModelError; what was downloaded is kept */
 export async function fetchBlob(
   client: HubClient,
   blob: Blob,
@@ -128,7 +128,7 @@ export async function fetchBlob(
   )
 }
 
-/** Downloads the rest of a partial file and verifies the whole. Throws ModelError where a retry is of no use, and other errors where it may help. */
+/** Downloads the rest of a partial file and verifies the whole. @throws ModelError where a retry is of no use, and other errors where it may help */
 async function continuePart(
   client: HubClient,
   blob: Blob,

@@ -50,7 +50,7 @@ const MODULE_FILE = /^\d+_\w+\/(config\.json|model\.safetensors)$/
 /** The order in which a GGUF file is chosen when none is named. */
 const GGUF_PREFERENCE = ['Q4_K_M', 'Q8_0', 'Q4_0', 'Q6_K', 'Q5_K_M', 'F16', 'BF16'] as const
 
-/** The local path of a model given as a folder, a .gguf file or a hub id. Downloads what is missing. Throws ModelError. */
+/** The local path of a model given as a folder, a .gguf file or a hub id. Downloads what is missing. @throws ModelError */
 export async function fetchModel(model: string, options: HubOptions): Promise<ResolvedModel> {
   try {
     await stat(model)
@@ -61,8 +61,9 @@ export async function fetchModel(model: string, options: HubOptions): Promise<Re
 }
 
 /**
- * The local path of a LoRA adapter given as a folder, a file or hf:ORG/NAME. Downloads what is missing. Throws ModelError. A path that does not exist is
- * returned as it is: `openLora` reports it.
+ * The local path of a LoRA adapter given as a folder, a file or hf:ORG/NAME. Downloads what is missing. A path that does not exist is returned as it
+ * is: `openLora` reports it.
+ * @throws ModelError
  */
 export async function fetchAdapter(location: string, options: HubOptions): Promise<string> {
   const match = location.startsWith('hf:') && !(await exists(location)) ? HUB_ID.exec(location) : null
@@ -85,7 +86,7 @@ async function resolveHubId(model: string, options: HubOptions): Promise<Resolve
   return { path, name: model }
 }
 
-/** Chooses from a repository's files those that serving needs. Throws ModelError if there are no weights among them. */
+/** Chooses from a repository's files those that serving needs. @throws ModelError if there are no weights among them */
 export function chooseFiles(
   id: string,
   files: readonly string[],
@@ -120,7 +121,7 @@ export function chooseFiles(
 
 /** Which files of a repository are served. */
 interface Contents {
-  /** Chooses among the repository's files; `gguf` is the file to serve, or null for the folder. Throws ModelError if something is missing. */
+  /** Chooses among the repository's files; `gguf` is the file to serve, or null for the folder. @throws ModelError if something is missing */
   choose(id: string, files: readonly string[], quant: string | null): ReturnType<typeof chooseFiles>
   /** The files of a complete folder in the cache. */
   required(snapshot: string, files: readonly string[]): Promise<readonly string[]>

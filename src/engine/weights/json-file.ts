@@ -11,7 +11,7 @@ export const isJsonObject = (value: unknown): value is Json =>
 /** Floats that Python writes and JSON does not have. */
 const NOT_JSON = /([[,:]\s*)(?:-?Infinity|NaN)(?=\s*[\],}])/g
 
-/** The object in a JSON file, with null for NaN and infinities; null: there is no such file. Throws ModelError for any other content. */
+/** The object in a JSON file, with null for NaN and infinities; null: there is no such file. @throws ModelError for any other content */
 export const readJsonObject = (path: string): Promise<Json | null> => readJsonFile(path, isJsonObject, 'object')
 
 /** As readJsonObject, for a file with a list. */

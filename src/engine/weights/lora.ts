@@ -44,10 +44,10 @@ const PREFIX = /^(?:language_model\.)?(?:model\.)?(?:language_model\.)?(?=layers
 /** A common name for a checkpoint's linear layer and an adapter's update of it. */
 export const moduleKey = (name: string): string => name.replace(PREFIX, '')
 
-/** The scale of a module's update, given its full name and rank. Throws ModelError. */
+/** The scale of a module's update, given its full name and rank. @throws ModelError */
 type ScaleOf = (module: string, rank: number) => number
 
-/** Opens an adapter for a model of this spec. Throws ModelError that names the field, file or tensor at fault. */
+/** Opens an adapter for a model of this spec. @throws ModelError that names the field, file or tensor at fault */
 export async function openLora(path: string, spec: DecoderSpec): Promise<LoraFile> {
   let isFolder: boolean
   try {

@@ -14,9 +14,9 @@ export async function isFolder(path: string): Promise<boolean> {
 }
 
 /**
- * The folder or GGUF file to open for a path. Any part of a split file leads to its first part, and a folder with one GGUF file and no config.json leads to
- * that file. GGUF files are recognised by their first bytes, under any name (Ollama calls them sha256-…). Throws ModelError that says what was found
- * instead and what to do.
+ * The folder or GGUF file to open for a path. Any part of a split file leads to its first part, and a folder with one GGUF file and no config.json
+ * leads to that file. GGUF files are recognised by their first bytes, under any name (Ollama calls them sha256-…).
+ * @throws ModelError that says what was found instead and what to do
  */
 export async function localModel(path: string): Promise<string> {
   if (await isFolder(path)) {

@@ -141,7 +141,7 @@ export class PackedWeights implements WeightLoader {
     }
   }
 
-  /** Opens packed weights; null: there are none. Throws DamagedWeightsError. */
+  /** Opens packed weights; null: there are none. @throws DamagedWeightsError */
   static async open(path: string, backend: Backend, onProgress?: ProgressListener): Promise<PackedWeights | null> {
     let file: FileHandle
     try {

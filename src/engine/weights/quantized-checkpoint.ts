@@ -229,8 +229,9 @@ const SIDE_PARTS = new Set([
 ])
 
 /**
- * The checkpoint with quantised linear layers unpacked as they are read. Throws ModelError for a method that is not served.
+ * The checkpoint with quantised linear layers unpacked as they are read.
  * @param config `quantization_config` of config.json
+ * @throws ModelError for a method that is not served
  */
 export function unpackCheckpoint(source: RawWeightSource, config: Readonly<Record<string, unknown>>): WeightSource {
   const method = config['quant_method']

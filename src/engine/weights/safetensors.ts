@@ -71,7 +71,7 @@ function checkEntry(
   return { dtype, shape: shape as number[], start, end }
 }
 
-/** Checks a header against the size of its file; exported for the fuzz test. Throws ModelError and nothing else. */
+/** Checks a header against the size of its file; exported for the fuzz test. @throws ModelError and nothing else */
 export function parseSafetensorsHeader(path: string, header: Uint8Array, fileBytes: number): Map<string, Placed> {
   let parsed: unknown
   try {
@@ -173,8 +173,9 @@ async function listFiles(folder: string): Promise<{ files: string[]; index: Map<
 }
 
 /**
- * Opens the safetensors weights of a folder, or a single file, and checks every header. Tensors are read on demand. Throws ModelError.
+ * Opens the safetensors weights of a folder, or a single file, and checks every header. Tensors are read on demand.
  * @param onProgress gets the bytes read so far and in total
+ * @throws ModelError
  */
 export async function openSafetensors(path: string, onProgress?: ProgressListener): Promise<RawWeightSource> {
   const isFolder = (await stat(path)).isDirectory()

@@ -35,7 +35,7 @@ export interface WeightSource {
 /** Bytes per read, so that progress shows inside large tensors. Node reads at most 2 GiB at once. */
 const READ_BYTES = 64 << 20
 
-/** Fills `target` from the file's bytes at `offset`. @param onRead gets the number of bytes of each read. Throws ModelError where the file ends. */
+/** Fills `target` from the file's bytes at `offset`. @param onRead gets the number of bytes of each read. @throws ModelError where the file ends */
 export async function readFully(
   file: FileHandle,
   path: string,
@@ -52,7 +52,7 @@ export async function readFully(
   }
 }
 
-/** The tensor's description. Throws ModelError if it is missing or has another shape. */
+/** The tensor's description. @throws ModelError if it is missing or has another shape */
 export function expectTensor(source: WeightSource, name: string, shape: readonly number[]): TensorInfo {
   const info = source.tensors.get(name)
   if (info === undefined) {
@@ -70,13 +70,13 @@ export function expectTensor(source: WeightSource, name: string, shape: readonly
   return info
 }
 
-/** Reads a matrix [rows, cols]. Throws ModelError if it is missing or has another shape. */
+/** Reads a matrix [rows, cols]. @throws ModelError if it is missing or has another shape */
 export async function readMatrix(source: WeightSource, name: string, rows: number, cols: number): Promise<MatrixData> {
   expectTensor(source, name, [rows, cols])
   return source.read(name)
 }
 
-/** A matrix [rows, cols], to be read a few rows at a time where that is possible. Throws ModelError if it is missing or has another shape. */
+/** A matrix [rows, cols], to be read a few rows at a time where that is possible. @throws ModelError if it is missing or has another shape */
 export async function openMatrix(
   source: WeightSource,
   name: string,
@@ -87,14 +87,14 @@ export async function openMatrix(
   return source.rows(name) ?? source.read(name)
 }
 
-/** The tensor's description. Throws ModelError if it is missing or does not have `count` values, in whatever dimensions. */
+/** The tensor's description. @throws ModelError if it is missing or does not have `count` values, in whatever dimensions */
 export function expectValues(source: WeightSource, name: string, count: number): TensorInfo {
   const info = source.tensors.get(name) ?? expectTensor(source, name, [count])
   const found = info.shape.reduce((product, size) => product * size, 1)
   return found === count ? info : expectTensor(source, name, [count])
 }
 
-/** Reads a small tensor as f32 values in the order stored. Throws ModelError if it is missing or does not have `length` values. */
+/** Reads a small tensor as f32 values in the order stored. @throws ModelError if it is missing or does not have `length` values */
 export async function readVector(source: WeightSource, name: string, length: number): Promise<Float32Array> {
   expectValues(source, name, length)
   return dequantize(await source.read(name))
@@ -220,7 +220,7 @@ export function takeRows(data: MatrixData, rows: number, count: number, from: (r
   })
 }
 
-/** The transpose [cols, rows] of float data [rows, cols]. Throws ModelError for quantised data, which has groups along its rows. */
+/** The transpose [cols, rows] of float data [rows, cols]. @throws ModelError for quantised data, which has groups along its rows */
 export function transpose(data: MatrixData, rows: number, cols: number): MatrixData {
   if (data.format !== 'f32' && data.format !== 'f16')
     throw new ModelError(

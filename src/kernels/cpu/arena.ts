@@ -30,7 +30,10 @@ export class Arena {
     return LIMIT_BYTES - this.#top
   }
 
-  /** Allocates `bytes` zeroed bytes, aligned to a cache line; returns their address. Throws when the 4 GiB of address space or the machine's memory are exhausted. */
+  /**
+   * Allocates `bytes` zeroed bytes, aligned to a cache line; returns their address.
+   * @throws when the 4 GiB of address space or the machine's memory are exhausted
+   */
   allocate(bytes: number, purpose: string): number {
     const address = Math.ceil(this.#top / 64) * 64
     const end = address + bytes

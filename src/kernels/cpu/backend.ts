@@ -298,7 +298,8 @@ class CpuBackend extends ModelMemory implements InspectableBackend {
 }
 
 /**
- * Starts the thread pool and creates a backend that computes on the calling thread and the pool. Throws when the kernels have not been built.
+ * Starts the thread pool and creates a backend that computes on the calling thread and the pool.
+ * @throws when the kernels have not been built
  */
 export async function createCpuBackend(options: CpuBackendOptions): Promise<InspectableBackend> {
   const arena = new Arena()

@@ -21,7 +21,7 @@ export class HostTable implements Matrix {
     this.#rowsPerPiece = pieceRows(cols)
   }
 
-  /** Copies all rows. Throws when the data does not match the sizes. */
+  /** Copies all rows. @throws when the data does not match the sizes */
   static async read(label: string, rows: number, cols: number, source: MatrixRows): Promise<HostTable> {
     const pieces: MatrixData[] = []
     for (const { first, count } of piecesOf(rows, cols)) {

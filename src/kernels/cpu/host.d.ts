@@ -2,7 +2,7 @@
 
 export interface Memory {
   readonly buffer: SharedArrayBuffer
-  /** Adds pages of 64 KiB. Throws RangeError when the limit or the machine's memory is reached. */
+  /** Adds pages of 64 KiB. @throws RangeError when the limit or the machine's memory is reached */
   grow(pages: number): number
 }
 

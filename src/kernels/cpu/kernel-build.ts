@@ -35,7 +35,7 @@ const ALLOWED = 1.05
 const ROUNDS = 6
 const REPEATS = { quadOfRows: 40, oneRow: 60 } as const
 
-/** Throws when the kernels have not been built, and where the runtime does not know their instructions. */
+/** @throws when the kernels have not been built, and where the runtime does not know their instructions */
 export async function compileBuild(build: KernelBuild): Promise<Module> {
   if (build !== 'plain' && !hasRelaxedSimd()) throw new Error(`node ${process.version} has no ${BUILD_NAMES.relaxed}`)
   return await compile(await read(FILES[build]))

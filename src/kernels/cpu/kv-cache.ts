@@ -78,7 +78,7 @@ export class KvCache {
     return this.layout.numBlocks * this.bytesPerBlock
   }
 
-  /** Bytes of all blocks of a layer. Throws for an unknown layer. */
+  /** Bytes of all blocks of a layer. @throws for an unknown layer */
   layerBytes(index: number): number {
     return this.layout.numBlocks * kvGeometry(this.#shape(index), this.layout.blockSize, this.format).blockBytes
   }
@@ -99,7 +99,7 @@ export class KvCache {
     return FORMATS[this.format].code
   }
 
-  /** A layer for an op with these head sizes. Throws for other sizes and for an unknown layer. */
+  /** A layer for an op with these head sizes. @throws for other sizes and for an unknown layer */
   layer(index: number, numKvHeads: number, headDim: number): KvLayer {
     const shape = this.#shape(index)
     if (shape.numKvHeads !== numKvHeads || shape.headDim !== headDim)

@@ -208,7 +208,7 @@ export class MatrixPacker {
     return { format, form: { flags }, planes }
   }
 
-  /** Reads packed panels directly into the matrix's memory. Throws when their sizes do not match. */
+  /** Reads packed panels directly into the matrix's memory. @throws when their sizes do not match */
   async restore(matrix: PanelMatrix, stored: StoredMatrix, expert = 0): Promise<void> {
     const { planeBytes } = stored
     const { label, rows, cols, format, flags } = matrix
@@ -227,7 +227,7 @@ export class MatrixPacker {
     for (const [index, plane] of planes.entries()) await stored.read(index, plane)
   }
 
-  /** Packs a matrix while reading it. Throws when it contains infinities or NaN, and when its pieces differ in format. */
+  /** Packs a matrix while reading it. @throws when it contains infinities or NaN, and when its pieces differ in format */
   async pack(label: string, rows: number, cols: number, source: MatrixRows, gated: boolean): Promise<PanelMatrix> {
     const matrix = await this.packExpert(null, label, rows, cols, source, gated, 1, 0)
     return matrix

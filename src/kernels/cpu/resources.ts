@@ -162,7 +162,7 @@ export class Resources {
     return kv
   }
 
-  /** The state pool. Throws when there is none. */
+  /** The state pool. @throws when there is none */
   statePool(): StatePool {
     const { states } = this.#common
     if (states === null) throw new Error('createStatePool has not been called')
@@ -274,7 +274,7 @@ export class Resources {
     return own
   }
 
-  /** Writes the first rows of a step buffer. Throws when the values are not whole rows, or too many. */
+  /** Writes the first rows of a step buffer. @throws when the values are not whole rows, or too many */
   writeRows(activation: Activation, values: Float32Array): void {
     const { address, stride, cols, label } = this.target(activation)
     const numRows = values.length / cols

@@ -84,7 +84,7 @@ export class Shards implements PackingSpaces {
     for (const shard of this.#all) begin(shard)
   }
 
-  /** Throws when no step is under way. */
+  /** @throws when no step is under way */
   endStep(): void {
     if (this.#beginStep === null) throw new Error('endStep was called without beginStep')
     this.#beginStep = null

@@ -44,7 +44,7 @@ export class StatePool {
     return this.#layout.numSlots * stateSlotBytes(this.#layout)
   }
 
-  /** Bytes of a layer's states. Throws for an unknown layer. */
+  /** Bytes of a layer's states. @throws for an unknown layer */
   layerBytes(index: number): number {
     return this.#layout.numSlots * slotBytes(this.#shape(index))
   }
@@ -60,7 +60,7 @@ export class StatePool {
     this.#places[index] = { shape, memory, states, slotBytes: slotBytes(shape) }
   }
 
-  /** Throws for a layer that is unknown or not placed yet. */
+  /** @throws for a layer that is unknown or not placed yet */
   layer(index: number): StatePlace {
     this.#shape(index)
     const place = this.#places[index]

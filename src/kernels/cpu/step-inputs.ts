@@ -68,7 +68,7 @@ export class StepInputs {
     this.rowIndex = words(Math.max(maxSampleRows, SCORE_ROWS))
   }
 
-  /** The input of the current step. Throws between steps. */
+  /** The input of the current step. @throws between steps */
   get input(): StepInput {
     if (this.#input === null) throw new Error('an op was called outside beginStep .. endStep')
     return this.#input
@@ -79,7 +79,7 @@ export class StepInputs {
     return this.#longest
   }
 
-  /** Throws when the input exceeds the backend's limits. */
+  /** @throws when the input exceeds the backend's limits */
   check({ numRows, numSequences, maxBlocksPerSequence }: StepInput): void {
     const limits = this.#limits
     if (
@@ -117,13 +117,13 @@ export class StepInputs {
     this.#copyBlockTables(input, blockSize)
   }
 
-  /** Address of the sequences' rows and state slots. Throws when the step has no state slots. */
+  /** Address of the sequences' rows and state slots. @throws when the step has no state slots */
   runs(): number {
     if (this.input.stateSlots === undefined) throw new Error('the step names no slots of states')
     return this.#runs
   }
 
-  /** Address of the rows' adapters. Throws when the step has none. */
+  /** Address of the rows' adapters. @throws when the step has none */
   adapters(): number {
     if (this.input.adapters === undefined) throw new Error('the step names no adapters')
     return this.#adapters
@@ -149,7 +149,7 @@ export class StepInputs {
     return this.#arena.i32(this.tokens, this.input.numRows)
   }
 
-  /** Places of the step's rows. Throws when the step has none. */
+  /** Places of the step's rows. @throws when the step has none */
   placeIds(): Int32Array {
     if (this.input.places === undefined) throw new Error('the step has no places')
     return this.#arena.i32(this.places, this.input.numRows)

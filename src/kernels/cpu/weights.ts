@@ -35,7 +35,7 @@ export class Weights {
     return sizes.reduce((sum, bytes) => sum + bytes, 0)
   }
 
-  /** Packs a matrix. Throws when the data does not match the sizes or contains infinities or NaN. */
+  /** Packs a matrix. @throws when the data does not match the sizes or contains infinities or NaN */
   async loadMatrix(
     label: string,
     rows: number,
@@ -64,7 +64,7 @@ export class Weights {
     return this.#matrices.add(matrix)
   }
 
-  /** Packs experts' matrices, one after another. Throws as loadMatrix does. */
+  /** Packs experts' matrices, one after another. @throws as loadMatrix does */
   async loadExperts(
     label: string,
     numExperts: number,
@@ -107,7 +107,7 @@ export class Weights {
     return this.#experts.add(matrix)
   }
 
-  /** A matrix for products. Throws for a table outside the memories. */
+  /** A matrix for products. @throws for a table outside the memories */
   matrix(matrix: Matrix): PanelMatrix {
     const own = this.#matrices.get(matrix)
     if (own instanceof HostTable)

@@ -51,7 +51,7 @@ function decoderArchitecture(json: Json): string | null {
 /** Bidirectional models that are decoders in every other way, by `model_type`. */
 const SEEING: Readonly<Record<string, string>> = { eurobert: 'LlamaForCausalLM' }
 
-/** The spec, with the head left out. Throws ModelError for a model with layers other than attention. */
+/** The spec, with the head left out. @throws ModelError for a model with layers other than attention */
 function requireAttention(path: string, spec: DecoderSpec): DecoderSpec {
   const other = spec.layers.find(({ mixer }) => mixer.kind !== 'attention')
   if (other !== undefined)
@@ -198,7 +198,7 @@ async function openFile(path: string): Promise<TextCheckpoint> {
   }
 }
 
-/** Opens a model at a local path. Throws ModelError that names the file and what was expected. */
+/** Opens a model at a local path. @throws ModelError that names the file and what was expected */
 export async function openTextCheckpoint(path: string): Promise<TextCheckpoint> {
   const local = await localModel(path)
   return (await isFolder(local)) ? openFolder(local) : openFile(local)

@@ -114,7 +114,10 @@ export function encoderKvLayout({ numHeads, headDim }: EncoderSpec, numBlocks: n
   return { numBlocks, blockSize, layers: [{ numKvHeads: numHeads, headDim }] }
 }
 
-/** Reads every weight onto the backend. @param source with the names of names.ts. Throws ModelError for a tensor that is missing or has another shape. */
+/**
+ * Reads every weight onto the backend. @param source with the names of names.ts
+ * @throws ModelError for a tensor that is missing or has another shape
+ */
 export async function loadEncoder(
   backend: Backend,
   spec: EncoderSpec,

@@ -64,7 +64,7 @@ interface Classifier {
   readonly output: Dense
 }
 
-/** The classifier of a checkpoint with the names of names.ts; null: there is none. Throws ModelError for a tensor with another shape. */
+/** The classifier of a checkpoint with the names of names.ts; null: there is none. @throws ModelError for a tensor with another shape */
 export async function readClassifier(source: WeightSource, spec: EncoderSpec): Promise<Classifier | null> {
   const { hiddenSize, headActivation, normEps } = spec
   const has = (name: string): boolean => source.tensors.has(name)

@@ -11,7 +11,7 @@ export interface LinearLayer {
   readonly bias: Vector | undefined
 }
 
-/** A linear layer of the parts' rows, with biases if its first part has one. Throws ModelError for a tensor that is missing or has another shape. */
+/** A linear layer of the parts' rows, with biases if its first part has one. @throws ModelError for a tensor that is missing or has another shape */
 export async function loadLinear(
   parameters: Parameters,
   parts: readonly Part[],
@@ -28,7 +28,7 @@ export interface EncoderMlp {
   record(backend: Backend, hidden: Activation, input: Activation): void
 }
 
-/** Loads the MLP of the layer with prefix `base`. Throws ModelError. */
+/** Loads the MLP of the layer with prefix `base`. @throws ModelError */
 export async function loadEncoderMlp(
   backend: Backend,
   parameters: Parameters,
@@ -101,8 +101,9 @@ async function loadExpertsMlp(
 }
 
 /**
- * Reads one expert's matrix [rows, cols]. The tensor is either stacked, [experts, rows, cols] (GGUF), or has the experts one below the other
- * (the published checkpoint): [experts x rows, cols], or with `isTransposed` [experts x cols, rows]. Throws ModelError for other shapes.
+ * Reads one expert's matrix [rows, cols]. The tensor is either stacked, [experts, rows, cols] (GGUF), or has the experts one below the other (the
+ * published checkpoint): [experts x rows, cols], or with `isTransposed` [experts x cols, rows].
+ * @throws ModelError for other shapes
  */
 function expertReader(
   source: WeightSource,

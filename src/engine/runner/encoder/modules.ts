@@ -26,7 +26,7 @@ export interface TextModules {
 
 const readObject = async (path: string): Promise<Json> => (await readJsonObject(path)) ?? {}
 
-/** Reads the modules of a folder. Throws ModelError for an unknown module or pooling. */
+/** Reads the modules of a folder. @throws ModelError for an unknown module or pooling */
 export async function readModules(folder: string, defaultPooling: Pooling): Promise<TextModules> {
   const [settings, tokenizer, prompts, list] = await Promise.all([
     readObject(join(folder, 'sentence_bert_config.json')),

@@ -53,7 +53,7 @@ export class TextPass {
     this.digest = parts.digest
   }
 
-  /** Loads the weights. Throws ModelError; after a failure nothing but the checkpoint stays open. */
+  /** Loads the weights. @throws ModelError; after a failure nothing but the checkpoint stays open */
   static async load(checkpoint: TextCheckpoint, pooling: Pooling, request: PassRequest): Promise<TextPass> {
     const kind = await chooseDevice(request.device)
     const { modules, spec } = checkpoint

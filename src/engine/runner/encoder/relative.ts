@@ -57,7 +57,7 @@ function byDistance(numHeads: number, reach: number, value: (head: number, dista
   return Float32Array.from({ length: numHeads * width }, (_, i) => value(Math.floor(i / width), (i % width) - reach))
 }
 
-/** Loads the terms. @param source with the names of names.ts. Throws ModelError for a tensor that is missing or has another shape. */
+/** Loads the terms. @param source with the names of names.ts @throws ModelError for a tensor that is missing or has another shape */
 export async function loadRelative(
   backend: Backend,
   relative: RelativeSpec,

@@ -87,7 +87,7 @@ function typeOf(json: unknown): string | null {
   return typeof type === 'string' && Object.hasOwn(ENCODER_FAMILIES, type) ? type : null
 }
 
-/** The spec of a parsed config.json. Throws ModelError naming the field at fault. */
+/** The spec of a parsed config.json. @throws ModelError naming the field at fault */
 export function parseEncoderSpec(path: string, json: Readonly<Record<string, unknown>>): EncoderSpec {
   const modelType = typeOf(json)
   const family = modelType === null ? undefined : ENCODER_FAMILIES[modelType]

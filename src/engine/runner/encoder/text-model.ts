@@ -29,7 +29,7 @@ export class TextEmbedder {
     this.dimensions = dimensions
   }
 
-  /** Loads the model. Throws ModelError that names the file and what was expected. */
+  /** Loads the model. @throws ModelError that names the file and what was expected */
   static async load(request: TextModelRequest): Promise<TextEmbedder> {
     const { reader, extra } = await open(
       request,
@@ -125,7 +125,7 @@ export class TextRanker {
     this.#ranking = ranking
   }
 
-  /** Loads the model. Throws ModelError that names the file and what was expected. */
+  /** Loads the model. @throws ModelError that names the file and what was expected */
   static async load(request: TextModelRequest): Promise<TextRanker> {
     const { reader, extra } = await open(
       request,

@@ -9,7 +9,7 @@ interface Heads {
   readonly headDim: number
 }
 
-/** The attention of every layer, if it is not another mixer (config.ts). Throws ModelError. */
+/** The attention of every layer, if it is not another mixer (config.ts). @throws ModelError */
 export function attentionsOf(
   config: ConfigReader,
   family: Family,
