@@ -61,10 +61,6 @@ export class Bm25Index {
     for (const [row, length] of packed?.lengths.entries() ?? []) this.#count(row, documentOf(row), length)
   }
 
-  get numRows(): number {
-    return this.#numRows
-  }
-
   /** The postings added since the index was packed, by term: row, frequency, row, frequency, ... */
   *added(): Generator<readonly [term: string, entries: readonly number[]]> {
     for (const [term, { entries }] of this.#postings) yield [term, entries]

@@ -4,7 +4,7 @@ import { afterEach, describe, expect, it, vi } from 'vitest'
 import { testObservability } from '../../test/observability/scenario.ts'
 import { Admission } from './admission.ts'
 import type { AppEnv } from './env.ts'
-import type { ErrorBody } from './errors.ts'
+import type { toErrorBody } from './errors.ts'
 import { readJson } from './body.ts'
 import { admit, renderError, requestTrace } from './middleware.ts'
 import { requireOwnOrigin } from './origin.ts'
@@ -54,7 +54,7 @@ function edge({ maxQueuedRequests = 100, host = '127.0.0.1', corsOrigins = [] as
   return { app, send, observability, work, parsed }
 }
 
-const errorOf = async (response: Response) => ((await response.json()) as ErrorBody).error
+const errorOf = async (response: Response) => ((await response.json()) as ReturnType<typeof toErrorBody>).error
 const GOOD = JSON.stringify({ prompt: 'x' })
 
 /** A body that gives its chunks and then nothing more, not even its end. */

@@ -3,7 +3,7 @@ import type { ContentfulStatusCode } from 'hono/utils/http-status'
 import { EngineError } from '../engine/request.ts'
 import type { EndingName } from '../observability/endings.ts'
 import { RagError } from '../rag/errors.ts'
-import { type ApiErrorType, FAILURES, type Failure, type FailureCode } from './failures.ts'
+import { FAILURES, type Failure, type FailureCode } from './failures.ts'
 
 interface ApiErrorDetails {
   /** The request field at fault. */
@@ -54,18 +54,8 @@ export const tooLarge = (maxBytes: number, found?: number): ApiError =>
     `body: expected at most ${maxBytes} bytes${found === undefined ? '' : `, found ${found}`}`,
   )
 
-/** OpenAI's envelope. */
-export interface ErrorBody {
-  readonly error: {
-    readonly message: string
-    readonly type: ApiErrorType
-    readonly param: string | null
-    /** Stable and machine-readable; null for invalid_request. */
-    readonly code: string | null
-  }
-}
-
-export const toErrorBody = ({ message, failure, param, code }: ApiError): ErrorBody => ({
+/** OpenAI's envelope. `code` is stable and machine-readable; null for invalid_request. */
+export const toErrorBody = ({ message, failure, param, code }: ApiError) => ({
   error: { message, type: failure.type, param, code: code === 'invalid_request' ? null : code },
 })
 

@@ -7,7 +7,7 @@ import type { EngineErrorCode } from '../engine/request.ts'
 import type { EndingName } from '../observability/endings.ts'
 import type { RagErrorCode } from '../rag/errors.ts'
 
-export type ApiErrorType = 'invalid_request_error' | 'rate_limit_error' | 'server_error'
+type ApiErrorType = 'invalid_request_error' | 'rate_limit_error' | 'server_error'
 
 export interface Failure {
   readonly status: ContentfulStatusCode

@@ -2,7 +2,6 @@
  * JSON text while its bytes arrive. Encoding, nesting and the number of values are checked chunk by chunk. A body that would take long to
  * parse is refused before it is parsed, and the check never blocks the thread for longer than one chunk.
  */
-import { isUtf8 } from 'node:buffer'
 import { invalidRequest } from './errors.ts'
 
 /** Recursive code handles parsed values. Deeper values could overflow the stack. */
@@ -15,7 +14,6 @@ const MAX_KEYS = 2 ** 17
 
 const [QUOTE, BACKSLASH, OPEN_ARRAY, CLOSE_ARRAY, OPEN_OBJECT, CLOSE_OBJECT] = [0x22, 0x5c, 0x5b, 0x5d, 0x7b, 0x7d]
 const [TAB, LINE_FEED, CARRIAGE_RETURN, SPACE, COMMA, COLON] = [0x09, 0x0a, 0x0d, 0x20, 0x2c, 0x3a]
-const BYTE_ORDER_MARK = '\uFEFF'
 
 /**
  * Checks and collects JSON text that arrives in pieces. @throws ApiError for invalid UTF-8, or for more nesting or
@@ -24,8 +22,7 @@ const BYTE_ORDER_MARK = '\uFEFF'
 export class JsonText {
   readonly #where: string
   readonly #parts: string[] = []
-  /** Bytes of a character that is not complete yet. */
-  #pending: Uint8Array = new Uint8Array(0)
+  readonly #decoder = new TextDecoder('utf-8', { fatal: true })
   #depth = 0
   #numContainers = 0
   #numCommas = 0
@@ -56,9 +53,8 @@ export class JsonText {
 
   /** The whole text. Call it once, after the last byte. @throws ApiError 400 if it ends inside a character */
   join(): string {
-    if (this.#pending.length > 0) throw this.#notUtf8()
-    const text = this.#parts.splice(0).join('')
-    return text.startsWith(BYTE_ORDER_MARK) ? text.slice(1) : text
+    this.#decode()
+    return this.#parts.splice(0).join('')
   }
 
   /** Parses the text of join(). @throws ApiError 400 if it is not JSON */
@@ -74,17 +70,13 @@ export class JsonText {
     }
   }
 
-  #notUtf8() {
-    return invalidRequest(`${this.#where}: expected UTF-8 text`)
-  }
-
-  #decode(chunk: Uint8Array): void {
-    const bytes = this.#pending.length === 0 ? chunk : Buffer.concat([this.#pending, chunk])
-    const end = endOfCharacters(bytes)
-    const whole = bytes.subarray(0, end)
-    if (!isUtf8(whole)) throw this.#notUtf8()
-    this.#parts.push(Buffer.from(whole.buffer, whole.byteOffset, whole.byteLength).toString('utf8'))
-    this.#pending = bytes.slice(end)
+  /** @param chunk absent: the end, which must not be inside a character */
+  #decode(chunk?: Uint8Array): void {
+    try {
+      this.#parts.push(this.#decoder.decode(chunk, { stream: chunk !== undefined }))
+    } catch {
+      throw invalidRequest(`${this.#where}: expected UTF-8 text`)
+    }
   }
 
   /** Counts on bytes: no byte of a multi-byte character is one of JSON's own. */
@@ -136,15 +128,4 @@ export class JsonText {
     }
     return bytes.length
   }
-}
-
-/** Where the last complete character ends: at most three bytes before the end. */
-function endOfCharacters(bytes: Uint8Array): number {
-  for (let back = 1; back <= Math.min(3, bytes.length); back++) {
-    const byte = bytes[bytes.length - back] ?? 0
-    if ((byte & 0xc0) === 0x80) continue
-    const length = byte >= 0xf0 ? 4 : byte >= 0xe0 ? 3 : byte >= 0xc0 ? 2 : 1
-    return length > back ? bytes.length - back : bytes.length
-  }
-  return bytes.length
 }

@@ -4,7 +4,7 @@ import { SERVER_ACCESS } from '../rag/access.ts'
 import { play, testObservability, type TestObservability } from '../../test/observability/scenario.ts'
 import { parseTraces, TRACE_FORMATS } from '../observability/trace-formats.ts'
 import type { AppEnv } from './env.ts'
-import { type ErrorBody, toApiError, toErrorBody } from './errors.ts'
+import { toApiError, toErrorBody } from './errors.ts'
 import { registerRoutes } from './router.ts'
 import { traceHandlers } from './traces.ts'
 
@@ -84,7 +84,7 @@ describe('/v1/traces', () => {
   ])('refuses %s naming the field', async (query, param) => {
     const response = await app().request(`/v1/traces${query}`)
     expect(response.status).toBe(400)
-    const { error } = (await response.json()) as ErrorBody
+    const { error } = (await response.json()) as ReturnType<typeof toErrorBody>
     expect(error.param).toBe(param)
     expect(error.message).toMatch(new RegExp(`^${param}: expected [a-z]`))
     expect(error.message).not.toMatch(/NaN|Invalid|Too/)

@@ -44,7 +44,9 @@ describe('scan.wasm', () => {
       for (let i = 0; i < dimensions; i++) expected += (rows[row * dimensions + i] ?? 0) * (query[i] ?? 0)
       expect(score).toBeCloseTo(expected, 5)
     })
-    expect(matrix.row(250)).toEqual(rows.slice(250 * dimensions, 251 * dimensions))
+    expect(new Float32Array(matrix.rowBytes(250).slice().buffer).subarray(0, dimensions)).toEqual(
+      rows.slice(250 * dimensions, 251 * dimensions),
+    )
   })
 })
 

@@ -103,10 +103,6 @@ export class Segment {
     this.#check(sections.chunks)
   }
 
-  get numRows(): number {
-    return this.lengths.length
-  }
-
   get numPostings(): number {
     return this.#rows.length
   }

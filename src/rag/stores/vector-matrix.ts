@@ -30,10 +30,6 @@ export class VectorMatrix {
     this.#scan = scan
   }
 
-  get numRows(): number {
-    return this.#numRows
-  }
-
   /** Whether this many more rows fit into the address space. */
   hasRoomFor(numRows: number): boolean {
     return this.#pagesFor(this.#numRows + numRows) <= MAX_PAGES
@@ -68,12 +64,6 @@ export class VectorMatrix {
   /** The bytes of one row, with padding: a view that is valid until the next call. */
   rowBytes(index: number): Uint8Array {
     return new Uint8Array(this.#memory.buffer, (1 + index) * this.#stride * 4, this.#stride * 4)
-  }
-
-  /** A copy of one row. */
-  row(index: number): Float32Array {
-    const at = (1 + index) * this.#stride
-    return new Float32Array(this.#memory.buffer).slice(at, at + this.dimensions)
   }
 
   /** The dot products of all rows with the query, [numRows]: a view that is valid until the next call. */

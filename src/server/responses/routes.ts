@@ -68,6 +68,6 @@ export function responsesHandlers(parts: GenerationParts) {
 /** The assistant's output, as messages for the prompt of the next turn. */
 function outputMessages({ output }: ResponseObject): ChatMessageFields[] {
   const messages: ChatMessageFields[] = []
-  for (const item of output) addItem(messages, item.type === 'message' ? { ...item, content: [...item.content] } : item)
+  for (const item of output) addItem(messages, item)
   return messages
 }

@@ -8,46 +8,11 @@ import type { Shape } from '../output.ts'
 import { dataFrame, dataFramePieces } from '../sse.ts'
 import type { ResponsesRequest } from './wire.ts'
 
-interface TextItem {
-  readonly type: 'message'
-  readonly id: string
-  readonly status: 'completed' | 'incomplete' | 'in_progress'
-  readonly role: 'assistant'
-  readonly content: readonly OutputText[]
-}
-
-interface OutputText {
-  readonly type: 'output_text'
-  readonly text: string
-  readonly annotations: readonly never[]
-  readonly logprobs: readonly never[]
-}
-
-interface CallItem {
-  readonly type: 'function_call'
-  readonly id: string
-  readonly status: 'completed' | 'incomplete' | 'in_progress'
-  readonly call_id: string
-  readonly name: string
-  readonly arguments: string
-}
-
-/** The reasoning before the answer. */
-interface ThoughtItem {
-  readonly type: 'reasoning'
-  readonly id: string
-  readonly status: 'completed' | 'incomplete' | 'in_progress'
-  readonly summary: never[]
-  readonly content: { type: 'reasoning_text'; text: string }[]
-}
-
-type OutputItem = TextItem | CallItem | ThoughtItem
-
 export interface ResponseObject {
   readonly id: string
   readonly object: 'response'
   readonly status: 'in_progress' | 'completed' | 'incomplete' | 'failed'
-  readonly output: readonly OutputItem[]
+  readonly output: readonly ReturnType<typeof itemOf>[]
   readonly [field: string]: unknown
 }
 
@@ -119,7 +84,7 @@ function started(job: GenerationJob, body: ResponsesRequest): ResponseObject {
 function whole(
   job: GenerationJob,
   body: ResponsesRequest,
-  output: readonly OutputItem[],
+  output: ResponseObject['output'],
   result: GenerationResult,
   citations: Citations | null,
 ): ResponseObject {
@@ -143,20 +108,11 @@ function whole(
   }
 }
 
-const outputText = (text: string): OutputText => ({ type: 'output_text', text, annotations: [], logprobs: [] })
-const textItem = (id: string, status: TextItem['status'], content: readonly OutputText[]): TextItem => ({
-  type: 'message',
-  id,
-  status,
-  role: 'assistant',
-  content,
-})
-const thoughtItem = (id: string, status: TextItem['status'], text: string): ThoughtItem => ({
-  type: 'reasoning',
-  id,
-  status,
-  summary: [],
-  content: [{ type: 'reasoning_text', text }],
+const outputText = (text: string) => ({
+  type: 'output_text' as const,
+  text,
+  annotations: [] as never[],
+  logprobs: [] as never[],
 })
 const itemId = (job: GenerationJob, kind: 'msg' | 'fc' | 'rs', index: number): string =>
   `${kind}-${job.requestId.slice(job.requestId.indexOf('-') + 1)}-${index}`
@@ -172,7 +128,7 @@ interface OpenItem {
 
 /** The output items and numbered events of one response. Items follow each other; each is opened, filled and closed. */
 class ResponseStream {
-  readonly items: OutputItem[] = []
+  readonly items: ReturnType<typeof itemOf>[] = []
   readonly #job: GenerationJob
   readonly #body: ResponsesRequest
   #sequence = 0
@@ -298,14 +254,18 @@ class ResponseStream {
 
 const place = ({ id, outputIndex }: OpenItem) => ({ item_id: id, output_index: outputIndex })
 
-/** `isEmpty`: the item has just been opened. */
-function itemOf(open: OpenItem, status: TextItem['status'], isEmpty = false): OutputItem {
-  const { id, call, isThought, text } = open
-  if (call !== null) return callItem(open, status)
-  if (isThought) return isEmpty ? { ...thoughtItem(id, status, ''), content: [] } : thoughtItem(id, status, text)
-  return textItem(id, status, isEmpty ? [] : [outputText(text)])
-}
-
-function callItem({ id, call, text }: OpenItem, status: CallItem['status']): CallItem {
-  return { type: 'function_call', id, status, call_id: call?.id ?? '', name: call?.name ?? '', arguments: text }
+/** An output item: a call, reasoning or a message. `isEmpty`: it has just been opened. */
+function itemOf(
+  { id, call, isThought, text }: OpenItem,
+  status: 'in_progress' | 'completed' | 'incomplete',
+  isEmpty = false,
+) {
+  if (call !== null)
+    return { type: 'function_call' as const, id, status, call_id: call.id, name: call.name, arguments: text }
+  if (isThought) {
+    const content = isEmpty ? [] : [{ type: 'reasoning_text' as const, text }]
+    return { type: 'reasoning' as const, id, status, summary: [] as never[], content }
+  }
+  const content = isEmpty ? [] : [outputText(text)]
+  return { type: 'message' as const, id, status, role: 'assistant' as const, content }
 }

@@ -13,18 +13,10 @@ export interface StoredResponse {
   readonly conversationId: string
 }
 
-interface ResponseStoreLimits {
-  readonly maxResponses: number
-  readonly maxBytes: number
-  readonly maxAgeMs: number
-}
-
+const MAX_RESPONSES = 1000
+const MAX_BYTES = 64 * 2 ** 20
 /** OpenAI keeps responses for 30 days; a process keeps them for a day. */
-const DEFAULT_LIMITS: ResponseStoreLimits = {
-  maxResponses: 1000,
-  maxBytes: 64 * 2 ** 20,
-  maxAgeMs: 24 * 3600 * 1000,
-}
+const MAX_AGE_MS = 24 * 3600 * 1000
 
 interface Kept {
   readonly entry: StoredResponse
@@ -34,26 +26,18 @@ interface Kept {
 
 /** Keeps responses by key and id. The oldest are dropped first. */
 export class ResponseStore {
-  readonly #limits: ResponseStoreLimits
-  readonly #now: () => number
   /** In order of age, the oldest first. */
   readonly #kept = new Map<string, Kept>()
   #numBytes = 0
-
-  /** @param now milliseconds since 1970 */
-  constructor(limits: ResponseStoreLimits = DEFAULT_LIMITS, now: () => number = Date.now) {
-    this.#limits = limits
-    this.#now = now
-  }
 
   /** Keeps a response, unless it alone exceeds the limit of bytes. */
   put(keyId: string, entry: StoredResponse): void {
     // Two bytes per character, which is the most that the JavaScript engine uses.
     const numBytes = 2 * JSON.stringify(entry).length
-    if (numBytes > this.#limits.maxBytes) return
+    if (numBytes > MAX_BYTES) return
     const name = nameOf(keyId, entry.response.id)
     this.#remove(name)
-    this.#kept.set(name, { entry, numBytes, atMs: this.#now() })
+    this.#kept.set(name, { entry, numBytes, atMs: Date.now() })
     this.#numBytes += numBytes
     this.#expire()
   }
@@ -73,10 +57,9 @@ export class ResponseStore {
   }
 
   #expire(): void {
-    const { maxAgeMs, maxResponses, maxBytes } = this.#limits
     for (const [name, { atMs }] of this.#kept) {
-      const fits = this.#kept.size <= maxResponses && this.#numBytes <= maxBytes
-      if (fits && atMs > this.#now() - maxAgeMs) return
+      const fits = this.#kept.size <= MAX_RESPONSES && this.#numBytes <= MAX_BYTES
+      if (fits && atMs > Date.now() - MAX_AGE_MS) return
       this.#remove(name)
     }
   }
