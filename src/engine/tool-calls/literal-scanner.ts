@@ -8,7 +8,7 @@ interface LiteralStyle {
   readonly quote: string | null
 }
 
-const WORDS: Readonly<Record<string, string>> = { True: 'true', False: 'false', None: 'null', true: 'true', false: 'false', null: 'null', '': 'null' } // prettier-ignore
+const WORDS: ReadonlyMap<string, string> = new Map(Object.entries({ True: 'true', False: 'false', None: 'null', true: 'true', false: 'false', null: 'null', '': 'null' })) // prettier-ignore
 const NUMBER = /^-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][-+]?\d+)?$/
 const CLOSING: Readonly<Record<string, string>> = { '{': '}', '[': ']', '(': ')' }
 const ESCAPES: Readonly<Record<string, string>> = { n: '\\n', t: '\\t', r: '\\r', b: '\\b', f: '\\f', a: '\\u0007', v: '\\u000b', '\\': '\\\\', "'": "'", '"': '\\"', '/': '/', '\n': '' } // prettier-ignore
@@ -63,8 +63,17 @@ export class LiteralScanner {
     return this.#open.length
   }
 
-  /** Takes the next character. False: it cannot be part of the literal. */
+  /** Takes the next character. False: it cannot be part of the literal; what is not converted yet is then appended as it was written. */
   push(character: string): boolean {
+    const isTaken = this.#take(character)
+    if (!isTaken) {
+      this.json += this.#held
+      this.#held = ''
+    }
+    return isTaken
+  }
+
+  #take(character: string): boolean {
     switch (this.#phase) {
       case 'key':
         return this.#readKey(character)
@@ -186,9 +195,9 @@ export class LiteralScanner {
 
   #endWord(): boolean {
     const word = this.#held
-    this.#held = ''
-    const json = NUMBER.test(word) ? word : (WORDS[word] ?? pythonNumber(word))
+    const json = NUMBER.test(word) ? word : (WORDS.get(word) ?? pythonNumber(word))
     if (json === null || (word === '' && this.#style.quote === null)) return false
+    this.#held = ''
     this.json += json
     this.#endValue()
     return true

@@ -184,6 +184,12 @@ describe('calls', () => {
       expect(parse('mistral', pieces)).toEqual({ text: '', calls: [call('f', '{"a": ]}}]')] })
   })
 
+  it('whose arguments are no literals keep them likewise, the words of JavaScript too', () => {
+    for (const word of ['nothing', 'constructor', '__proto__', 'toString'])
+      for (const pieces of cuts(`<|tool_call_start|>[f(a=1, b=${word}, c=2)]<|tool_call_end|> more`))
+        expect(parse('lfm2', pieces)).toEqual({ text: ' more', calls: [call('f', `{"a": 1, "b": ${word}, c=2)]`)] })
+  })
+
   it('that nothing readable follows stand, and the rest is content', () => {
     for (const pieces of cuts('<tool_call>{"name": "f", "arguments": {"a": 1} oops</tool_call>'))
       expect(parse('hermes', pieces)).toEqual({ text: 'oops</tool_call>', calls: [call('f', '{"a": 1}')] })

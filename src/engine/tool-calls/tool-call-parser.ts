@@ -173,6 +173,7 @@ export class ToolCallParser {
       if (!this.#isAnnounced) this.#giveUp(character)
       else if (scanner.isInArguments) {
         this.#mode = 'rest'
+        this.#pass(scanner.takeArguments())
         this.#readRest(character)
       } else this.#endCall(character)
       return

@@ -117,7 +117,7 @@ function poolingOf(path: string, json: Json): Pooling {
           .filter(([field]) => json[`pooling_mode_${field}`] === true)
           .map(([, name]) => name)
   const [only = '', ...others] = modes
-  const pooling = POOLINGS[only]
+  const pooling = Object.hasOwn(POOLINGS, only) ? POOLINGS[only] : undefined
   if (pooling === undefined || others.length > 0)
     throw new ModelError(
       `${path}: pooling_mode: expected one of ${Object.keys(POOLINGS).join(', ')}, found ${modes.join(' and ') || 'none'}`,
@@ -141,7 +141,7 @@ async function readDense(folder: string): Promise<Dense> {
   const json = await readObject(path)
   const { in_features: cols, out_features: rows, bias, activation_function: activation } = json
   const name = typeof activation === 'string' ? activation.slice(activation.lastIndexOf('.') + 1) : 'Identity'
-  const known = DENSE_ACTIVATIONS[name]
+  const known = Object.hasOwn(DENSE_ACTIVATIONS, name) ? DENSE_ACTIVATIONS[name] : undefined
   if (typeof cols !== 'number' || typeof rows !== 'number' || known === undefined)
     throw new ModelError(
       `${path}: expected in_features, out_features and an activation_function of ${Object.keys(DENSE_ACTIVATIONS).join(', ')}`,

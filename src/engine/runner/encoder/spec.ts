@@ -106,7 +106,7 @@ export function parseEncoderSpec(path: string, json: Readonly<Record<string, unk
   const numLayers = config.numLayers()
   const positions = config.size('max_position_embeddings', family.maxPositions)
   const name = config.raw('hidden_act') ?? family.activation
-  const activation = typeof name === 'string' ? ACTIVATIONS[name] : undefined
+  const activation = typeof name === 'string' && Object.hasOwn(ACTIVATIONS, name) ? ACTIVATIONS[name] : undefined
   if (activation === undefined) config.fail('hidden_act', Object.keys(ACTIVATIONS).join(', '))
   // Jina's variant of BERT has a gate, and ALiBi's slopes instead of a table of positions.
   const isAlibi = config.raw('position_embedding_type') === 'alibi'

@@ -279,6 +279,25 @@ describe('a pattern means what the standard says', () => {
   })
 })
 
+it('the names of what every JavaScript object has are names like others', async () => {
+  const schema: unknown = JSON.parse(
+    `{"type": "object", "required": ["constructor", "__proto__", "toString", "valueOf"], "additionalProperties": false,
+      "properties": {"constructor": {"type": "integer", "not": {"constructor": 1, "minimum": 5}}, "__proto__": {"type": "boolean"},
+        "toString": {"enum": ["a", "b"]}, "valueOf": {"$ref": "#/$defs/hasOwnProperty"}},
+      "$defs": {"hasOwnProperty": {"not": {"toString": {}, "type": ["string", "number", "object", "array", "boolean"]}}}}`,
+  )
+  for (let seed = 1; seed <= 8; seed++) {
+    const text = (await draw(compiler, { kind: 'json_schema', schema }, seed)) ?? ''
+    expect(text).toMatch(
+      /"constructor": ?(-\d+|[0-4]),\s*"__proto__": ?(true|false),\s*"toString": ?"[ab]",\s*"valueOf": ?null/,
+    )
+  }
+  const pattern: unknown = JSON.parse(
+    '{"type": "object", "patternProperties": {"^__proto__$": {"type": "null"}}, "minProperties": 1}',
+  )
+  expect(await draw(compiler, { kind: 'json_schema', schema: pattern }, 1)).toMatch(/"__proto__": ?null/)
+})
+
 it('only whole characters of Unicode are written', async () => {
   const { createMatcher } = await compiler.compile({ kind: 'regex', pattern: '[\\s\\S]' })
   const follows = async (bytes: readonly number[]) => {

@@ -111,17 +111,17 @@ function boundBreach(keyword: keyof typeof BREACHED_BOUNDS, value: number): Sche
   return { type: 'number', [BREACHED_BOUNDS[keyword]]: value }
 }
 
-const COUNTS: Readonly<Record<string, readonly [type: string, breach: string, step: 1 | -1]>> = {
-  minLength: ['string', 'maxLength', -1],
-  maxLength: ['string', 'minLength', 1],
-  minItems: ['array', 'maxItems', -1],
-  maxItems: ['array', 'minItems', 1],
-  minProperties: ['object', 'maxProperties', -1],
-  maxProperties: ['object', 'minProperties', 1],
-}
+const COUNTS = new Map<string, readonly [type: string, breach: string, step: 1 | -1]>([
+  ['minLength', ['string', 'maxLength', -1]],
+  ['maxLength', ['string', 'minLength', 1]],
+  ['minItems', ['array', 'maxItems', -1]],
+  ['maxItems', ['array', 'minItems', 1]],
+  ['minProperties', ['object', 'maxProperties', -1]],
+  ['maxProperties', ['object', 'minProperties', 1]],
+])
 
 function countBreaches(keyword: string, value: unknown): readonly (Schema | boolean)[] | undefined {
-  const [type, breach, step = 1] = COUNTS[keyword] ?? []
+  const [type, breach, step = 1] = COUNTS.get(keyword) ?? []
   if (type === undefined || breach === undefined) return undefined
   return typeof value === 'number' && value + step >= 0 ? [{ type, [breach]: value + step }] : [false]
 }
