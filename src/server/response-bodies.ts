@@ -54,7 +54,7 @@ const citations = object({
 const tail = { usage, timings, rag: citations.optional() }
 const streamTail = { usage: usage.nullish(), timings: timings.optional(), rag: citations.optional() }
 const head = { id: z.string(), created: count, model: z.string(), system_fingerprint: z.string() }
-const finish = z.enum(['stop', 'length', 'tool_calls', 'abort']).nullable()
+const finish = z.enum(['stop', 'length', 'tool_calls', 'abort', 'content_filter']).nullable()
 const stopReason = z.union([z.string(), z.int()]).nullable()
 const tokenIds = z.array(count)
 

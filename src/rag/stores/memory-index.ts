@@ -30,7 +30,6 @@ interface Entry {
 
 /** The rows of one index: vectors, BM25 postings and texts. Removed rows stay until the index is packed. */
 export class MemoryIndex {
-  readonly dimensions: number
   readonly #segment: Segment | null
   readonly #vectors: VectorMatrix
   readonly #terms: Bm25Index
@@ -42,7 +41,6 @@ export class MemoryIndex {
 
   /** @param vectors those of the segment's rows */
   constructor(dimensions: number, segment: Segment | null = null, vectors = new VectorMatrix(dimensions)) {
-    this.dimensions = dimensions
     this.#segment = segment
     this.#vectors = vectors
     for (const document of segment?.documents ?? []) this.#enter(document, null)
