@@ -55,7 +55,9 @@ export class ChannelParser implements ReasoningParser {
     const [held, phase] = [this.#held, this.#phase]
     this.#held = ''
     if (phase === 'reasoning') return { reasoning: held.trimEnd(), text: '' }
-    return { reasoning: '', text: phase === 'between' ? '' : held }
+    // A header without its message, where the limit of tokens cut the answer.
+    const isHidden = phase === 'between' || (phase === 'header' && MARKERS.some((marker) => held.includes(marker)))
+    return { reasoning: '', text: isHidden ? '' : held }
   }
 
   /** Processes the next part of the held text. False: it needs more text. */
