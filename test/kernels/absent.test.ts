@@ -7,6 +7,8 @@ import { LEAST_LIMITS } from '../../bench/lib/isa/absent-gpu.mjs'
 import { absentStep, loadAbsentModel, MODELS } from '../../bench/lib/isa/absent-model.mjs'
 import type { SampleSpec } from '../../src/kernels/sample-spec.ts'
 import { GREEDY } from '../../src/kernels/sampling.ts'
+import { attentionSources, headsPerItem } from '../../src/kernels/webgpu/attention-sources.ts'
+import { type KernelSource, shaderText } from '../../src/kernels/webgpu/pipelines.ts'
 import { isFull } from './fixtures.ts'
 
 const names = Object.keys(MODELS)
@@ -96,22 +98,42 @@ describe('nothing is compiled inside a request', () => {
   )
 })
 
-it('no kernel of theirs needs a workgroup of more than 256 threads or 16 KiB, f16 or subgroups', () => {
+/** Bytes of workgroup memory that a shader declares. */
+function workgroupBytes(label: string, text: string): number {
   const sizes = { f32: 4, u32: 4, i32: 4, 'atomic<u32>': 4, 'vec4<f32>': 16, 'vec4<u32>': 16 } as const
+  let bytes = 0
+  for (const [, type, length = '1'] of text.matchAll(/var<workgroup> \w+: (?:array<)?([\w<>]+?)(?:, (\d+)>)?;/g)) {
+    const size = sizes[type as keyof typeof sizes]
+    expect(size, `${label}: ${type}`).toBeDefined()
+    bytes += size * Number(length)
+  }
+  return bytes
+}
+
+it('no kernel of theirs needs a workgroup of more than 256 threads or 16 KiB, f16 or subgroups', () => {
   expect(new Set([...kernels.keys()].map((label) => label.split(' ')[0])).size).toBeGreaterThan(20)
   for (const [label, text] of kernels) {
     expect(text, label).not.toMatch(/\benable\b|\bsubgroup/)
     const [, x = '', y = '1'] = /@workgroup_size\((\d+)(?:, (\d+))?\)/.exec(text) ?? []
     expect(Number(x) * Number(y), label).toBeGreaterThan(0)
     expect(Number(x) * Number(y), label).toBeLessThanOrEqual(256)
-    let bytes = 0
-    for (const [, type, length = '1'] of text.matchAll(/var<workgroup> \w+: (?:array<)?([\w<>]+?)(?:, (\d+)>)?;/g)) {
-      const size = sizes[type as keyof typeof sizes]
-      expect(size, `${label}: ${type}`).toBeDefined()
-      bytes += size * Number(length)
-    }
-    expect(bytes, label).toBeLessThanOrEqual(16_384)
+    expect(workgroupBytes(label, text), label).toBeLessThanOrEqual(16_384)
   }
+})
+
+it('attention needs at most 16 KiB of workgroup memory, whatever the shape of the heads', () => {
+  const next = { NIBBLES: 1, GROUP16: 1, NORM: 0 }
+  const shaders = new Map<string, KernelSource>()
+  for (const headDim of [16, 32, 64, 80, 96, 128, 160, 192, 256, 512]) {
+    for (let numHeads = 1; numHeads <= 128; numHeads++) {
+      const shape = { numHeads, numKvHeads: 1, headDim, blockSize: 16, isKvQ8: true }
+      expect(numHeads % headsPerItem(shape), `${numHeads} heads of ${headDim}`).toBe(0)
+      const sources = attentionSources(headDim % 32 === 0 ? { ...shape, next } : shape)
+      for (const source of sources) shaders.set(`${source.name} ${JSON.stringify(source.defines)}`, source)
+    }
+  }
+  for (const [label, source] of shaders)
+    expect(workgroupBytes(label, shaderText(source)), label).toBeLessThanOrEqual(16_384)
 })
 
 describe('submissions', () => {

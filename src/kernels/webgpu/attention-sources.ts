@@ -13,6 +13,10 @@ const TILE_TOKENS = 32
 const TILE_VECTORS = 16
 const TILE_DIMS = 2048
 const MAX_TILE_ROWS = 8
+/** Bytes of workgroup memory that every adapter has. A query vector takes VECTOR_BYTES of them and, with quantised results, DIM_BYTES per dim. */
+const WORKGROUP_BYTES = 16_384
+const VECTOR_BYTES = 220
+const DIM_BYTES = 6
 
 /** What decides the attention kernels of a model. */
 export interface AttentionShape {
@@ -30,10 +34,11 @@ export interface AttentionShape {
 
 const BIAS = { none: 0, distance: 1, disentangled: 2 } as const
 
-/** Query heads of one KV head that share a workgroup: the whole group, or an equal part of it where heads are wide. */
+/** Query heads of one KV head that share a workgroup: the whole group, or an equal part of it where heads are wide or many. */
 export function headsPerItem({ numHeads, numKvHeads, headDim }: AttentionShape): number {
   const group = numHeads / numKvHeads
-  const most = Math.max(1, Math.floor(TILE_DIMS / headDim))
+  const room = Math.floor(WORKGROUP_BYTES / (VECTOR_BYTES + DIM_BYTES * headDim))
+  const most = Math.max(1, Math.min(room, Math.floor(TILE_DIMS / headDim)))
   let heads = Math.min(group, most)
   while (group % heads !== 0) heads--
   return heads

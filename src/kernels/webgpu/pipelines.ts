@@ -26,7 +26,7 @@ function readShader(name: string): string {
 }
 
 /** The preprocessed text that a pipeline is compiled from. */
-function shaderText({ name, defines }: Pick<KernelSource, 'name' | 'defines'>): string {
+export function shaderText({ name, defines }: Pick<KernelSource, 'name' | 'defines'>): string {
   return preprocess(`${name}.wgsl`, defines, readShader)
 }
 
