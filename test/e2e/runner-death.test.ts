@@ -1,9 +1,16 @@
 /** A runner whose thread dies is replaced, or ends the process: never a server that fails every request behind a green probe. */
+import { homedir } from 'node:os'
+import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { expect, it } from 'vitest'
+import { hasAdapter } from '../../src/kernels/webgpu/device.ts'
 import { ServerProcess } from './server-process.ts'
 
-const FAULT = { NODE_OPTIONS: `--import ${fileURLToPath(new URL('./faults/runner.mjs', import.meta.url))}` }
+const isFull = (process.env['MINISERVE_TEST_LEVEL'] ?? 'default') !== 'default'
+const fault = (name: string) => ({
+  NODE_OPTIONS: `--import ${fileURLToPath(new URL(`./faults/${name}.mjs`, import.meta.url))}`,
+})
+const FAULT = fault('runner')
 
 const complete = (server: ServerProcess, body: object, headers: Record<string, string> = {}) =>
   fetch(`${server.url}/v1/completions`, {
@@ -42,3 +49,35 @@ it('a thread that dies ends the process with --on-fatal exit', async () => {
   expect(await server.exited).toEqual({ code: 1, signal: null })
   expect(server.stderr).toContain('miniserve: the engine cannot go on: ')
 })
+
+/** Steps without a pause until all its tokens are there. */
+const ENDLESS = { max_tokens: 2000, n: 16, ignore_eos: true, stream: true }
+
+// Dawn aborts the process where a thread ends while it waits for a buffer.
+it.runIf(isFull && (await hasAdapter()))(
+  'on a GPU, a thread that dies in the middle of a step is replaced, and a crash or a stop there ends the process as elsewhere',
+  { timeout: 300_000 },
+  async () => {
+    const start = async (name: string) => {
+      const server = await ServerProcess.start(['--device=webgpu', '--shutdown-timeout=0'], {
+        ...fault(name),
+        MESA_SHADER_CACHE_DIR: join(homedir(), '.cache'),
+      })
+      const running = await complete(server, ENDLESS, name === 'runner' ? { 'x-fault': 'runner' } : {})
+      return { server, text: running.text().catch(() => '') }
+    }
+    const dying = await start('runner')
+    expect(await dying.text).toContain('"error"')
+    await dying.server.waitForLog(({ msg }) => msg === 'engine.recovered')
+    expect((await complete(dying.server, {})).status).toBe(200)
+    const again = await complete(dying.server, ENDLESS)
+    dying.server.signal('SIGTERM')
+    await again.text().catch(() => '')
+    expect(await dying.server.exited).toEqual({ code: 0, signal: null })
+
+    const { server, text } = await start('requests')
+    await complete(server, {}, { 'x-fault': 'crash' }).catch(() => {})
+    await text
+    expect(await server.exited).toEqual({ code: 1, signal: null })
+  },
+)

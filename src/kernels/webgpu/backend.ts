@@ -362,6 +362,7 @@ export class WebGpuBackend extends GpuMemory implements InspectableBackend {
   close(): Promise<void> {
     if (!this.isClosed) {
       this.isClosed = true
+      this.#queue.close()
       this.device.destroy()
       this.clear()
     }

@@ -36,6 +36,15 @@ interface StepSubmission {
 /** A step's results; `values`: what `copyValues` copied, null where `valueBytes` is 0. */
 type Submitted = Omit<StepOutput, 'logits' | 'pooled'> & { readonly values: Float32Array | null }
 
+/**
+ * The queues of this thread that are in use. Dawn aborts the process if a thread ends, by an exception or process.exit, while a promise of mapAsync is
+ * pending. Destroying the buffer settles the promise at once.
+ */
+const queues = new Set<StepQueue>()
+process.on('exit', () => {
+  for (const queue of queues) queue.close()
+})
+
 /** Submits steps, measures them by timestamp queries, and reads their results back in order. */
 export class StepQueue {
   readonly #context: GpuContext
@@ -44,6 +53,8 @@ export class StepQueue {
   readonly #throttle = new PollThrottle()
   /** Readback buffers that are not in use. Two steps in flight use two. */
   readonly #idle: GPUBuffer[] = []
+  /** Readback buffers of what has been submitted and not read yet. */
+  readonly #mapping = new Set<GPUBuffer>()
   readonly #queries: GPUQuerySet | null
   readonly #traceQueries: GPUBuffer | null
 
@@ -62,6 +73,13 @@ export class StepQueue {
           usage: GPUBufferUsage.QUERY_RESOLVE | GPUBufferUsage.COPY_SRC,
         })
       : null
+    queues.add(this)
+  }
+
+  /** Rejects the reads in flight. Call it before the device is destroyed. */
+  close(): void {
+    queues.delete(this)
+    for (const buffer of this.#mapping) buffer.destroy()
   }
 
   /** Submits the first dispatches of a step; `submit` submits the rest. Does nothing and returns false where kernels are traced or there are none. */
@@ -233,10 +251,13 @@ export class StepQueue {
 
   /** Maps a buffer and returns a copy of its bytes. Rejects with the error of a lost device or of a step that the device refused. */
   async #map(buffer: GPUBuffer, work: number): Promise<ArrayBuffer> {
+    this.#mapping.add(buffer)
     try {
       await this.#throttle.wait(buffer.mapAsync(GPUMapMode.READ), work)
     } catch (error) {
       throw await this.#explain(error)
+    } finally {
+      this.#mapping.delete(buffer)
     }
     if (this.#gpu.lost.error !== null) throw this.#gpu.lost.error
     const refused = this.#gpu.takeError()
