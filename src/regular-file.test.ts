@@ -65,10 +65,10 @@ describe('only regular files are read', () => {
   it('by the keys, models and plugins that are named', async () => {
     expect(() => watchKeyFile(at('pipe'), () => {})).toThrow('expected a key file, found a named pipe')
     await expect(localModel(at('pipe'))).rejects.toThrow('expected a file, found a named pipe')
-    const hub = { hubCacheDir: folder, downloadDir: folder, endpoint: '', token: null, isOffline: true }
-    expect(() => resolveModel(at('pipe'), '--embedding-model', { ...hub, device: 'cpu', threads: 1 })).toThrow(
-      '--embedding-model: ' + at('pipe') + ': expected a file, found a named pipe',
-    )
+    const hub = { cacheDir: folder, endpoint: '', token: null, offline: true }
+    expect(() =>
+      resolveModel(at('pipe'), '--embedding-model', { hub, downloadDir: folder, device: 'cpu', threads: 1 }),
+    ).toThrow('--embedding-model: ' + at('pipe') + ': expected a file, found a named pipe')
     await expect(loadPlugins([at('pipe')], {} as never)).rejects.toThrow(
       'expected a JavaScript file, found a named pipe',
     )

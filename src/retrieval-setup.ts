@@ -20,7 +20,7 @@ export function ragSettings(config: Config): RagOptions {
       cacheDir: config.hfHubCache,
       endpoint: config.hfEndpoint,
       token: config.hfToken,
-      isOffline: config.hfOffline,
+      offline: config.hfOffline,
     },
     device: config.device,
     defaultIndex: config.ragIndex,

@@ -1,6 +1,7 @@
 /** Builds retrieval from its options: models, reader, store and the bundled index. */
 import { statSync } from 'node:fs'
 import { join } from 'node:path'
+import type { HubOptions } from '../engine/weights/hub.ts'
 import { bundledIndex } from './bundled.ts'
 import { createDocumentReader } from './document-reader.ts'
 import { RagError } from './errors.ts'
@@ -30,13 +31,7 @@ export interface RagOptions {
   readonly rerankerModel: string | null
   /** Replace the fusion's weights for the models. */
   readonly weights?: Partial<FusionWeights>
-  /** The hub: its cache on this machine, its address, and whether it may be contacted. */
-  readonly hub: {
-    readonly cacheDir: string
-    readonly endpoint: string
-    readonly token: string | null
-    readonly isOffline: boolean
-  }
+  readonly hub: HubOptions
   /** The device of models that are not in ONNX. */
   readonly device: EngineDevice
   /** The index that requests with `"rag": true` use. */
@@ -60,9 +55,9 @@ export function createRag(options: RagOptions): RagService {
   if (!isIndexName(options.defaultIndex))
     throw new RagError('invalid_request', `--rag-index: expected ${INDEX_NAME_WORDS}, found "${options.defaultIndex}"`)
   const models = createModelWorkers(options.onWorkerDeath)
-  const { cacheDir: hubCacheDir, ...hub } = options.hub
+  const { hub, device } = options
   const downloadDir = join(options.cacheDir, 'transformers')
-  const modelOptions = { ...hub, hubCacheDir, downloadDir, device: options.device, threads: modelThreads() }
+  const modelOptions = { hub, downloadDir, device, threads: modelThreads() }
   // Not checked here: if the bundled model is missing, the requests that need it fail.
   const bundledEmbedder: StaticSource = {
     kind: 'static',

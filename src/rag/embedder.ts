@@ -11,13 +11,6 @@ interface EmbedOptions {
   readonly signal?: AbortSignal
 }
 
-export interface Embeddings {
-  /** [texts, dimensions] f32; L2-normalised, except for role `plain`. */
-  readonly vectors: Float32Array
-  /** Tokens read per text, special tokens included. */
-  readonly numTokens: readonly number[]
-}
-
 /** An embedding model. Calls may throw RagError `model_unavailable`, or the signal's reason once it is aborted. */
 export interface Embedder {
   /** Name for responses and spans. */
@@ -25,7 +18,7 @@ export interface Embedder {
   /** Loads the model if necessary. An index belongs to one fingerprint and number of dimensions. */
   load(): Promise<LoadedEmbedder>
   /** Embeds any number of texts. Texts that are too long are cut. */
-  embed(texts: readonly string[], options: EmbedOptions): Promise<Embeddings>
+  embed(texts: readonly string[], options: EmbedOptions): Promise<EmbedderApi<never>['embed']['result']>
   /** Token counts, special tokens left out. */
   countTokens(texts: readonly string[], options?: { readonly signal?: AbortSignal }): Promise<readonly number[]>
   /** Texts of token ids of this model's tokenizer; null if an id is unknown. */

@@ -16,8 +16,7 @@ const loader = <T>(load: (request: TextModelRequest) => Promise<T>) =>
     ({ location }: EngineSource) => location,
     async ({ location, device, threads, hub }) => {
       try {
-        const { cacheDir, endpoint, token, isOffline: offline } = hub
-        const { path } = await fetchModel(location, { cacheDir, endpoint, token, offline })
+        const { path } = await fetchModel(location, hub)
         return await load({ path, device, threads })
       } catch (error) {
         throw modelUnavailable(messageOf(error), error)

@@ -27,7 +27,7 @@ export interface Passage {
 export interface EmbedderApi<Source> {
   readonly loadEmbedder: { readonly params: { readonly model: Source }; readonly result: LoadedEmbedder }
   /**
-   * Vectors [texts, dimensions] and the tokens read of each text. Longer texts are cut. The vectors of queries and documents have length 1; those
+   * Vectors [texts, dimensions] and the tokens read of each text, special tokens included. Longer texts are cut. The vectors of queries and documents have length 1; those
    * of plain texts have the length that the model gives them.
    */
   readonly embed: {

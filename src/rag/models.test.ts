@@ -9,11 +9,8 @@ import { resolveModel } from './models.ts'
 import { createModelWorkers, type ModelWorkers } from './model-workers.ts'
 
 const HUB = {
-  hubCacheDir: '',
+  hub: { cacheDir: '', endpoint: 'http://127.0.0.1:9', token: null, offline: false },
   downloadDir: '',
-  endpoint: 'http://127.0.0.1:9',
-  token: null,
-  isOffline: false,
   device: 'cpu' as const,
   threads: 1,
 }
@@ -29,7 +26,7 @@ let folder = ''
 let models: ModelWorkers
 beforeAll(() => {
   folder = mkdtempSync(join(tmpdir(), 'miniserve-models-'))
-  HUB.hubCacheDir = join(folder, 'hub')
+  HUB.hub.cacheDir = join(folder, 'hub')
   HUB.downloadDir = join(folder, 'downloads')
   models = createModelWorkers()
 })
@@ -155,7 +152,7 @@ describe('the reranking model', () => {
 
 describe('a hub id', () => {
   it('is found in the cache of other tools', async () => {
-    const repository = join(HUB.hubCacheDir, 'models--some--cached')
+    const repository = join(HUB.hub.cacheDir, 'models--some--cached')
     mkdirSync(join(repository, 'refs'), { recursive: true })
     writeFileSync(join(repository, 'refs', 'main'), 'abc123\n')
     writeBertFolder(join(repository, 'snapshots'), 'abc123')
@@ -186,8 +183,8 @@ describe('a hub', () => {
       const address = hub.address()
       const endpoint = `http://127.0.0.1:${typeof address === 'object' ? address?.port : ''}`
       const downloadDir = join(folder, 'hub-downloads')
-      const source = (isOffline: boolean) =>
-        resolveModel('some/remote', '', { ...HUB, downloadDir, endpoint, isOffline })
+      const source = (offline: boolean) =>
+        resolveModel('some/remote', '', { ...HUB, downloadDir, hub: { ...HUB.hub, endpoint, offline } })
       const own = createModelWorkers()
       const stalled = own.embedder(source(false)).load()
       await Promise.all([
@@ -232,7 +229,7 @@ describe('a model that cannot be loaded', () => {
     for (const [location, hub, message] of [
       [broken, HUB, /embedding model broken cannot be loaded/],
       ['some/model', HUB, /must be on http:\/\/127\.0\.0\.1:9 with ONNX weights/],
-      ['some/model', { ...HUB, isOffline: true }, /HF_HUB_OFFLINE is set/],
+      ['some/model', { ...HUB, hub: { ...HUB.hub, offline: true } }, /HF_HUB_OFFLINE is set/],
     ] as const) {
       const embedder = models.embedder(resolveModel(location, '--embedding-model', hub))
       await expect(embedder.load()).rejects.toMatchObject({

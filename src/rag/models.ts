@@ -2,6 +2,7 @@
 import { availableParallelism } from 'node:os'
 import { closeSync, existsSync, readdirSync, readSync, statSync } from 'node:fs'
 import { basename, join, resolve } from 'node:path'
+import type { HubOptions } from '../engine/weights/hub.ts'
 import { foundInstead, openFileSync, readTextSync } from '../regular-file.ts'
 import { modelUnavailable } from './errors.ts'
 import { isStaticModel } from './static-model.ts'
@@ -34,12 +35,7 @@ export interface EngineSource {
   readonly device: EngineDevice
   /** Threads of the cpu backend. */
   readonly threads: number
-  readonly hub: {
-    readonly cacheDir: string
-    readonly endpoint: string
-    readonly token: string | null
-    readonly isOffline: boolean
-  }
+  readonly hub: HubOptions
 }
 
 export type EngineDevice = 'auto' | 'webgpu' | 'cpu' | 'reference'
@@ -47,13 +43,10 @@ export type EngineDevice = 'auto' | 'webgpu' | 'cpu' | 'reference'
 export type ModelSource = OnnxSource | EngineSource
 
 interface ModelOptions {
-  /** The hub's own cache on this machine: read for models in ONNX, and used by the engine for downloads. */
-  readonly hubCacheDir: string
+  /** Its cache is read for models in ONNX, and used by the engine for downloads. */
+  readonly hub: HubOptions
   /** The folder of downloaded models in ONNX, as ORG/NAME/FILE. */
   readonly downloadDir: string
-  readonly endpoint: string
-  readonly token: string | null
-  readonly isOffline: boolean
   /** The device of models that are not in ONNX. */
   readonly device: EngineDevice
   readonly threads: number
@@ -76,10 +69,10 @@ export function resolveModel(location: string, flag: string, options: ModelOptio
     return statSync(path).isDirectory() ? folderModel(path, flag, options) : fileModel(path, flag, options)
   if (ENGINE_HUB_ID.test(location)) return engineModel(location, location, options)
   if (HUB_ID.test(location)) {
-    const snapshot = cachedSnapshot(location, options.hubCacheDir)
+    const { hub, downloadDir: cacheDir } = options
+    const snapshot = cachedSnapshot(location, hub.cacheDir)
     if (snapshot !== null) return { ...folderModel(snapshot, flag, options), name: location }
-    const { downloadDir: cacheDir, endpoint, isOffline } = options
-    return { kind: 'hub', name: location, cacheDir, endpoint, isOffline }
+    return { kind: 'hub', name: location, cacheDir, endpoint: hub.endpoint, isOffline: hub.offline }
   }
   throw modelUnavailable(
     `${flag}: ${location} is neither a folder, nor a .gguf file, nor a hub id ORG/NAME or hf:ORG/NAME`,
@@ -94,13 +87,14 @@ export function resolveEmbedder(location: string, flag: string, options: ModelOp
     : resolveModel(location, flag, options)
 }
 
-function engineModel(
-  name: string,
-  location: string,
-  { hubCacheDir: cacheDir, endpoint, token, isOffline, device, threads }: ModelOptions,
-): EngineSource {
-  return { kind: 'engine', name, location, device, threads, hub: { cacheDir, endpoint, token, isOffline } }
-}
+const engineModel = (name: string, location: string, { hub, device, threads }: ModelOptions): EngineSource => ({
+  kind: 'engine',
+  name,
+  location,
+  device,
+  threads,
+  hub,
+})
 
 function folderModel(folder: string, flag: string, options: ModelOptions): ModelSource {
   const files = readdirSync(folder)

@@ -95,7 +95,7 @@ beforeAll(() => {
     modelsDir: folder,
     embeddingModel: writeBertFolder(folder, 'embedder', { words }),
     rerankerModel: writeBertFolder(folder, 'reranker', { words, isClassifier: true }),
-    hub: { cacheDir: join(folder, 'hub'), endpoint: 'http://127.0.0.1:9', token: null, isOffline: true },
+    hub: { cacheDir: join(folder, 'hub'), endpoint: 'http://127.0.0.1:9', token: null, offline: true },
     device: 'cpu',
     defaultIndex: 'docs',
     bundledFiles: [join(folder, 'shipped', 'README.md'), join(folder, 'shipped', 'docs')],

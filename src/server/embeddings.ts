@@ -1,6 +1,8 @@
 /** POST /v1/embeddings in OpenAI's format. */
+import { stage } from '../observability/context.ts'
 import { untilAborted } from '../promises.ts'
-import { embedTexts } from '../rag/embed-texts.ts'
+import { RagError } from '../rag/errors.ts'
+import type { LoadedEmbedder } from '../rag/model-api.ts'
 import type { RagService } from '../rag/service.ts'
 import { invalidRequest, modelNotFound, unlessGone } from './errors.ts'
 import { readBody } from './body.ts'
@@ -20,14 +22,15 @@ export function embeddingHandlers(rag: RagService) {
       const trace = c.get('trace')
       trace.setGeneration({ operation: 'embeddings', model: rag.embedder.name })
       const { signal } = c.req.raw
-      const { dimensions } = await unlessGone(signal, untilAborted(rag.embedder.load(), signal))
+      const loaded = await unlessGone(signal, untilAborted(rag.embedder.load(), signal))
+      const { dimensions } = loaded
       const length = body.dimensions ?? dimensions
       if (length > dimensions) {
         throw invalidRequest(`dimensions: expected at most the model's ${dimensions}, found ${length}`, 'dimensions')
       }
       const texts = await toTexts(body.input, rag)
       if (trace.capturesContent) trace.setContent(textContent(texts))
-      const { vectors, numTokens } = await unlessGone(signal, embedTexts(rag.embedder, texts, signal))
+      const { vectors, numTokens } = await unlessGone(signal, embed(rag, texts, loaded, signal))
       const promptTokens = numTokens.reduce((sum, count) => sum + count, 0)
       trace.set({ 'gen_ai.usage.input_tokens': promptTokens })
       const answer = {
@@ -65,6 +68,31 @@ async function toTexts(
     throw invalidRequest(`${param}: expected token ids of the embedding model's vocabulary that decode to text`, param)
   })
 }
+
+/** UTF-16 units of a text per token that the model reads. A longer text is not even tokenized, which would hold up other calls. */
+const MAX_CHARS_PER_TOKEN = 32
+
+/** Embeds texts, as the span embed.query. @throws RagError context_length_exceeded naming a text that is too long for the model */
+const embed = (
+  { embedder }: RagService,
+  texts: readonly string[],
+  { maxTokens, dimensions }: LoadedEmbedder,
+  signal: AbortSignal,
+) =>
+  stage('embed.query', { 'rag.embed.model': embedder.name, 'rag.embed.dimensions': dimensions }, async () => {
+    const refuse = (at: number, found: string): void => {
+      if (at < 0) return
+      const param = texts.length > 1 ? `input.${at}` : 'input'
+      const message = `${param}: expected at most ${maxTokens - 2} tokens, found ${found}`
+      throw new RagError('context_length_exceeded', message, param)
+    }
+    const longest = texts.findIndex(({ length }) => length > maxTokens * MAX_CHARS_PER_TOKEN)
+    refuse(longest, `a text of ${texts[longest]?.length ?? 0} characters`)
+    const counts = await embedder.countTokens(texts, { signal })
+    const tooLong = counts.findIndex((count) => count + 2 > maxTokens)
+    refuse(tooLong, `${counts[tooLong] ?? 0}`)
+    return embedder.embed(texts, { role: 'plain', isBulk: texts.length > 1, signal })
+  })
 
 /** The first values of a vector, normalised again. Meant for models that are trained for it (Matryoshka). */
 function shorten(vector: Float32Array, length: number): Float32Array {

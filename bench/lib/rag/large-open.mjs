@@ -17,7 +17,7 @@ const rag = createRag({
   embeddingModel: null,
   rerankerModel: null,
   device: 'cpu',
-  hub: { cacheDir: '', endpoint: 'http://127.0.0.1:9', token: null, isOffline: true },
+  hub: { cacheDir: '', endpoint: 'http://127.0.0.1:9', token: null, offline: true },
   defaultIndex: 'large',
   bundledFiles: [],
   rerankBudgetMs: 60_000,

@@ -25,7 +25,7 @@ const settings = (scratch, models) => ({
   modelsDir: join(root, 'models'),
   embeddingModel: null,
   rerankerModel: null,
-  hub: { cacheDir: '', endpoint: 'http://127.0.0.1:9', token: null, isOffline: true },
+  hub: { cacheDir: '', endpoint: 'http://127.0.0.1:9', token: null, offline: true },
   device: 'auto',
   defaultIndex: INDEX,
   bundledFiles: [],

@@ -10,7 +10,8 @@ import { readJsonObject } from './json-file.ts'
 import { exists, localModel, partsOf } from './model-path.ts'
 import { type Blob, fetchBlob, type HubClient, linkBlob, describeBlob, requestHub } from './hub-download.ts'
 
-interface HubOptions {
+/** The hub of models, and its cache on this machine. */
+export interface HubOptions {
   /** The hub folder of the cache ($HF_HOME/hub). */
   readonly cacheDir: string
   readonly token: string | null

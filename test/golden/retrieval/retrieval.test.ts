@@ -7,11 +7,8 @@ import { createModelWorkers } from '../../../src/rag/model-workers.ts'
 import { WordPiece } from '../../../src/rag/wordpiece.ts'
 
 const HUB = {
-  hubCacheDir: '',
+  hub: { cacheDir: '', endpoint: '', token: null, offline: true },
   downloadDir: '',
-  endpoint: 'http://127.0.0.1:9',
-  token: null,
-  isOffline: true,
   device: 'cpu' as const,
   threads: 1,
 }
