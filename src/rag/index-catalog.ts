@@ -56,14 +56,15 @@ export class IndexCatalog {
    */
   async find(name: string): Promise<VectorIndex | null> {
     const { store } = this.#parts
-    const { tenant } = this.#access
-    if (tenant === null) {
-      const stored = await this.#storedNameOf(name)
-      return stored === null ? null : store.open(stored)
+    const { tenant, isAdmin } = this.#access
+    if (isIndexName(name)) {
+      const own = await store.open(storedName(tenant, name))
+      if (own) return own
+      if (tenant !== null) return this.#sharedAccess(name) === null ? null : store.open(name)
     }
-    if (!isIndexName(name)) return null
-    const own = await store.open(storedName(tenant, name))
-    return own ?? (this.#sharedAccess(name) === null ? null : store.open(name))
+    if (!isAdmin) return null
+    const stored = await this.#storedNameOf(name)
+    return stored === null ? null : store.open(stored)
   }
 
   /** As `find`, but returns the bundled index in place of a missing or empty one of its name. @throws RagError index_not_found */

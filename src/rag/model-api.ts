@@ -27,8 +27,8 @@ export interface Passage {
 export interface EmbedderApi<Source> {
   readonly loadEmbedder: { readonly params: { readonly model: Source }; readonly result: LoadedEmbedder }
   /**
-   * Vectors [texts, dimensions] and the tokens read of each text, special tokens included. Longer texts are cut. The vectors of queries and documents have length 1; those
-   * of plain texts have the length that the model gives them.
+   * Vectors [texts, dimensions] and the tokens read of each text, special tokens included. Longer texts are cut. The vectors of queries and
+   * documents have length 1; those of plain texts have the length that the model gives them.
    */
   readonly embed: {
     readonly params: { readonly model: Source; readonly texts: readonly string[]; readonly role: TextRole }

@@ -63,20 +63,25 @@ export class RagService {
   readonly #indexes: IndexCatalog
   readonly #closest: SentencePicker
 
-  constructor(parts: RagParts, indexes = new IndexCatalog(parts)) {
+  /** `as` gives the arguments after `parts`, so that they are made once and not for each request. */
+  constructor(
+    parts: RagParts,
+    indexes = new IndexCatalog(parts),
+    scorer = scorerOf(parts),
+    closest = createSentencePicker(parts.embedder),
+  ) {
     this.#parts = parts
     this.#indexes = indexes
-    const { reranker, embedder, weights, reader, defaultIndex } = parts
-    this.defaultIndex = defaultIndex
-    this.embedder = embedder
-    this.reader = reader
-    this.#closest = createSentencePicker(embedder)
-    this.scorer = reranker?.isShown ? reranker : createHybridReranker(embedder, weights)
+    this.defaultIndex = parts.defaultIndex
+    this.embedder = parts.embedder
+    this.reader = parts.reader
+    this.#closest = closest
+    this.scorer = scorer
   }
 
   /** The service for one caller, with the indexes that the caller may see. It cannot be closed. */
   as(access: IndexAccess): Omit<RagService, 'close'> {
-    return new RagService(this.#parts, this.#indexes.as(access))
+    return new RagService(this.#parts, this.#indexes.as(access), this.scorer, this.#closest)
   }
 
   /** Reads the default index, so that a server that is ready answers its first question at once. Failures show as in `warm`. */
@@ -269,6 +274,9 @@ export class RagService {
     checkSpec(index, { model: fingerprint, dimensions }, field)
   }
 }
+
+const scorerOf = ({ reranker, embedder, weights }: RagParts): Reranker =>
+  reranker?.isShown ? reranker : createHybridReranker(embedder, weights)
 
 function toCitation({ id, chunk, source, anchor, score, rank }: RetrievedDocument): Citation {
   return { id, chunk, source, anchor, score, rank }
