@@ -288,3 +288,8 @@ function isSwitchedOff(name: string, env: Readonly<Record<string, string | undef
 function defaults(): Fields {
   return Object.fromEntries(SETTINGS.map((setting) => [setting.key, setting.type.parse(undefined)])) as Fields
 }
+
+/** Whether this process serves models of its own: the named or the bundled one, unless all are served by remote engines. */
+export function servesLocalModels({ engineUrls, models }: Pick<Config, 'engineUrls' | 'models'>): boolean {
+  return engineUrls.length === 0 || models.length > 0
+}

@@ -2,8 +2,9 @@
 /** The CLI: parses the command line and runs the command. Messages for people go to stderr, JSON log lines to stdout. */
 import './parent-process.ts'
 import { readFileSync } from 'node:fs'
-import { type CommandLine, ConfigError, parseCommandLine } from './config.ts'
+import { type CommandLine, ConfigError, parseCommandLine, servesLocalModels } from './config.ts'
 import { helpText } from './config-help.ts'
+import { startAhead } from './engine/runner/runner-thread.ts'
 import type { BuildInfo } from './serve.ts'
 
 /** Runs a command; returns the exit code: 0 done, 1 failed, 2 wrong usage. Each command imports its own code, so a wrong flag is reported before the server loads. */
@@ -17,6 +18,7 @@ async function run(commandLine: CommandLine, build: BuildInfo): Promise<number> 
       process.stdout.write(`miniserve ${build.version}${build.revision ? ` (${build.revision})` : ''}\n`)
       return 0
     case 'serve':
+      if (servesLocalModels(commandLine.config)) startAhead(commandLine.config.device)
       return (await import('./serve.ts')).serve(commandLine.config, build)
     case 'rag index':
       return (await import('./retrieval-setup.ts')).indexDocuments(commandLine, positionals)

@@ -4,7 +4,7 @@ import { once } from 'node:events'
 import { existsSync } from 'node:fs'
 import { createServer, type Server } from 'node:http'
 import { getRequestListener, RequestError } from '@hono/node-server'
-import type { Config } from './config.ts'
+import { type Config, servesLocalModels } from './config.ts'
 import { ModelError } from './engine/runner/runner.ts'
 import type { CacheConfig, DeviceMemory } from './observability/engine-metrics.ts'
 import { availableHostMemory } from './kernels/host-memory.ts'
@@ -323,7 +323,7 @@ async function loadModels(
   { models }: ServerState,
   onFatal: (reason: string) => void,
 ): Promise<void> {
-  const local = config.engineUrls.length > 0 && config.models.length === 0 ? [] : modelsOf(config)
+  const local = servesLocalModels(config) ? modelsOf(config) : []
   if (config.lora.length > 0 && local.length === 0)
     throw new ModelError('--lora: expected a model of this process; engines elsewhere serve adapters of their own')
   if (config.engineUrls.length > 0) {

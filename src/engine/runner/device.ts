@@ -22,6 +22,17 @@ export async function chooseDevice(device: ModelRequest['device']): Promise<Devi
   }
 }
 
+/**
+ * Compiles the kernels of the cpu backend ahead of a load that will ask for it. Other devices need their load's settings, and native code must not run in
+ * a thread that may never be used. A failure is reported by the load itself.
+ */
+export function prepareDevice(device: string | null): void {
+  if (device !== 'cpu') return
+  void import('../../kernels/cpu/kernel-build.ts')
+    .then(async ({ compileBuild, fastestBuild }) => compileBuild(await fastestBuild()))
+    .catch(() => {})
+}
+
 type DeviceRequest = Pick<ModelRequest, 'device' | 'adapter' | 'threads' | 'cpuMemoryBytes'>
 
 /** Creates the backend. @throws ModelError when the device cannot be opened, or is not the requested adapter */

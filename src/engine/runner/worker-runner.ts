@@ -3,7 +3,6 @@
  * are answered in order, and errors have the same classes.
  */
 import { Worker } from 'node:worker_threads'
-import { builtEntry } from '../threads/built-entry.ts'
 import {
   type LateMasks,
   type ModelInfo,
@@ -15,6 +14,7 @@ import {
   type StepPlan,
   type StepResult,
 } from './runner.ts'
+import { takeThread } from './runner-thread.ts'
 import { type MortalRunner, superviseRunner } from './supervisor.ts'
 import { readResult, WordWriter, writePlan } from './step-codec.ts'
 import { fromWireError, type WorkerCall, type WorkerRequest, type WorkerResponse } from './worker-protocol.ts'
@@ -45,7 +45,7 @@ interface StepSlot {
 class WorkerRunner implements MortalRunner {
   readonly broken: Promise<Error>
   #break: (error: Error) => void = () => {}
-  readonly #entry: URL
+  readonly #startThread: () => Worker
   #worker: Worker | null = null
   readonly #pending = new Map<number, PendingCall>()
   /** As many slots as steps have ever been in flight at once. */
@@ -57,16 +57,15 @@ class WorkerRunner implements MortalRunner {
   #ended: RunnerError | null = null
   #closing: Promise<void> | null = null
 
-  constructor(entry: URL) {
-    this.#entry = entry
+  constructor(startThread: () => Worker) {
+    this.#startThread = startThread
     this.broken = new Promise((resolve) => (this.#break = resolve))
   }
 
   async load(request: ModelRequest, onProgress?: ProgressListener): Promise<ModelInfo> {
     if (this.#worker !== null) throw new Error('load was called twice')
     this.#onProgress = onProgress
-    // No execArgv: the worker does not inherit flags of the main process, such as an inspector port or a test runner's loader.
-    const worker = new Worker(this.#entry, { execArgv: [] })
+    const worker = this.#startThread()
     this.#worker = worker
     worker.on('message', (response: WorkerResponse) => this.#receive(response))
     worker.on('error', (error) =>
@@ -222,7 +221,7 @@ const POOLS_PER_THREAD = 2 ** 16
 
 /** A runner in a thread of its own, which `load` starts and `close` ends. @param entry given by tests only */
 export function createWorkerRunner(entry?: URL): MortalRunner {
-  return new WorkerRunner(entry ?? builtEntry('runner/worker'))
+  return new WorkerRunner(entry === undefined ? takeThread : () => new Worker(entry, { execArgv: [] }))
 }
 
 /** A runner in a thread of its own, replaced by another thread when that one dies. */

@@ -1,5 +1,6 @@
 /** The entry of the worker thread: a local runner that is called by messages. Steps begin in the order of their messages. */
-import { parentPort } from 'node:worker_threads'
+import { parentPort, workerData } from 'node:worker_threads'
+import { prepareDevice } from './device.ts'
 import { createLocalRunner } from './local.ts'
 import type { LateMasks, Runner } from './runner.ts'
 import { readPlan, WordWriter, writeResult } from './step-codec.ts'
@@ -67,4 +68,7 @@ function serve(port: NonNullable<typeof parentPort>, runner: Runner): void {
   })
 }
 
-if (parentPort !== null) serve(parentPort, createLocalRunner())
+if (parentPort !== null) {
+  serve(parentPort, createLocalRunner())
+  prepareDevice((workerData as { readonly device: string | null } | null)?.device ?? null)
+}

@@ -35,10 +35,22 @@ const ALLOWED = 1.05
 const ROUNDS = 6
 const REPEATS = { quadOfRows: 40, oneRow: 60 } as const
 
-/** @throws when the kernels have not been built, and where the runtime does not know their instructions */
+const compiled = new Map<KernelBuild, Promise<Module>>()
+
+/**
+ * Compiles a build, once per thread.
+ * @throws when the kernels have not been built, and where the runtime does not know their instructions
+ */
 export async function compileBuild(build: KernelBuild): Promise<Module> {
   if (build !== 'plain' && !hasRelaxedSimd()) throw new Error(`node ${process.version} has no ${BUILD_NAMES.relaxed}`)
-  return await compile(await read(FILES[build]))
+  const module = compiled.get(build) ?? read(FILES[build]).then(compile)
+  compiled.set(build, module)
+  try {
+    return await module
+  } catch (error) {
+    compiled.delete(build)
+    throw error
+  }
 }
 
 let fastest: Promise<KernelBuild> | null = null
