@@ -16,6 +16,7 @@ import {
   itemsOf,
   lengthOf,
   numCodePoints,
+  plainOf,
   PyGenerator,
   textOf,
   Tuple,
@@ -72,6 +73,9 @@ const defaulting: Filter = (value, args) => {
 
 const length: Filter = (value) => BigInt(lengthOf(value))
 
+/** The items; none for anything that is false, such as none or 0, which other filters cannot iterate over. */
+const itemsOrNone = (value: Value): readonly Value[] => (isTrue(value) ? itemsOf(value) : [])
+
 /** The filter or attribute that map is given, as a function of an item. */
 function mapper({ positional, named }: Arguments, runtime: Runtime): (item: Value) => Value {
   if (positional.length === 0 && named.has('attribute'))
@@ -91,7 +95,7 @@ const selection =
     const [name, ...others] = rest
     const passes = (item: Value): boolean =>
       name === undefined ? isTrue(item) : runtime.test(textOf(name), item, { positional: others, named })
-    return new PyGenerator(itemsOf(value).filter((item) => passes(look(item)) === keeps))
+    return new PyGenerator(itemsOrNone(value).filter((item) => passes(look(item)) === keeps))
   }
 
 const extreme =
@@ -250,7 +254,7 @@ const quotedUrl = (given: string): string =>
     .replaceAll(URL_SAFE, (byte) => `%${byte.charCodeAt(0).toString(16).toUpperCase().padStart(2, '0')}`)
 
 const urlencode: Filter = (value) => {
-  if (typeof value === 'string' || isNumeric(value)) return quotedUrl(textOf(value))
+  if (typeof value === 'string' || value === null || isNumeric(plainOf(value))) return quotedUrl(textOf(value))
   const pairs = value instanceof Dict ? value.entries() : itemsOf(value).map(itemsOf)
   return pairs
     .map((pair) => pair.map((part) => quotedUrl(textOf(part)).replaceAll('/', '%2F').replaceAll('%20', '+')).join('='))
@@ -300,7 +304,7 @@ export const FILTERS: ReadonlyMap<string, Filter> = new Map<string, Filter>([
   ['list', (value) => [...itemsOf(value)]],
   ['lower', text((given) => given.toLowerCase())],
   ['upper', text((given) => given.toUpperCase())],
-  ['map', (value, args, runtime) => new PyGenerator(itemsOf(value).map(mapper(args, runtime)))],
+  ['map', (value, args, runtime) => new PyGenerator(itemsOrNone(value).map(mapper(args, runtime)))],
   ['max', extreme(1)],
   ['min', extreme(-1)],
   ['reject', selection(false, false)],

@@ -3,7 +3,7 @@ import { TemplateFault } from './errors.ts'
 import { roundHalfEven } from './numbers.ts'
 import { indexOf } from './operators.ts'
 import { bindArguments, type Filter } from './runtime.ts'
-import { isNumeric, numberOf, plainOf, typeName } from './values.ts'
+import { isNumeric, numberOf, plainOf, typeName, Undefined } from './values.ts'
 import { stripEnd, stripStart } from './white-space.ts'
 
 /** `round(precision=0, method='common')` */
@@ -49,6 +49,7 @@ function parseFloatText(given: string): number | null {
 export const intFilter: Filter = (value, args) => {
   const { default: fallback = 0n, base = 10n } = bindArguments('int', ['default', 'base'], args)
   const plain = plainOf(value)
+  if (plain instanceof Undefined) return plain.fail()
   if (typeof plain === 'boolean' || typeof plain === 'bigint') return numberOf(plain)
   const float = typeof plain === 'string' ? (parseInteger(plain, indexOf(base)) ?? parseFloatText(plain)) : plain
   if (typeof float === 'bigint') return float
@@ -59,6 +60,7 @@ export const intFilter: Filter = (value, args) => {
 export const floatFilter: Filter = (value, args) => {
   const { default: fallback = 0 } = bindArguments('float', ['default'], args)
   const plain = plainOf(value)
+  if (plain instanceof Undefined) return plain.fail()
   if (isNumeric(plain)) return Number(numberOf(plain))
   return (typeof plain === 'string' ? parseFloatText(plain) : null) ?? fallback
 }

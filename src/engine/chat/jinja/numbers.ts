@@ -116,7 +116,8 @@ export function modulo(a: Operand, b: Operand): Operand {
   }
   const [x, y] = [Number(a), Number(b)]
   const rest = x % y
-  return rest !== 0 && rest < 0 !== y < 0 ? rest + y : rest
+  if (rest === 0) return y < 0 ? -0 : 0
+  return rest < 0 !== y < 0 ? rest + y : rest
 }
 
 /** a ** b. @throws TemplateFault for an integer that is too large */

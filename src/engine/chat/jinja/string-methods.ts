@@ -36,7 +36,13 @@ export function strip(text: string, characters: Value | undefined, side: 'start'
 /** First character upper case, the rest lower case. */
 export function capitalize(text: string): string {
   const [first = ''] = text
-  return first.toUpperCase() + text.slice(first.length).toLowerCase()
+  return titleCase(first) + text.slice(first.length).toLowerCase()
+}
+
+/** A character in title case: ß becomes Ss. */
+function titleCase(character: string): string {
+  const [first = '', ...rest] = character.toUpperCase()
+  return first + rest.join('').toLowerCase()
 }
 
 /** `count` replacements at most; negative: all. */
@@ -75,10 +81,10 @@ function split(text: string, separator: Value | undefined, maxsplit: number, fro
     if (fromEnd) {
       const kept = runs.slice(runs.length - maxsplit)
       const before = runs[runs.length - maxsplit - 1]
-      const head = stripStart(text.slice(0, (before?.index ?? 0) + (before?.[0].length ?? 0)))
+      const head = text.slice(0, (before?.index ?? 0) + (before?.[0].length ?? 0))
       return [head, ...kept.map(([run]) => run)]
     }
-    const tail = stripEnd(text.slice(runs[maxsplit]?.index ?? text.length))
+    const tail = text.slice(runs[maxsplit]?.index ?? text.length)
     return [...runs.slice(0, maxsplit).map(([run]) => run), tail]
   }
   const by = requireText(separator, 'split')
@@ -135,13 +141,13 @@ const finder =
   }
 
 const filler =
-  (pad: (missing: number) => readonly [number, number]): StringMethod =>
+  (pad: (missing: number, width: number) => readonly [number, number]): StringMethod =>
   (text, args, { budget }) => {
     const { width = 0n, fillchar = ' ' } = bindArguments('ljust', ['width', 'fillchar'], args)
     const missing = indexOf(width) - numCodePoints(text)
     if (missing <= 0) return text
     budget.spend(missing)
-    const [before, after] = pad(missing)
+    const [before, after] = pad(missing, indexOf(width))
     const fill = requireText(fillchar, 'ljust')
     return fill.repeat(before) + text + fill.repeat(after)
   }
@@ -175,7 +181,7 @@ function titled(text: string): string {
   let result = ''
   for (const character of text) {
     const isCased = CASED.test(character)
-    result += isCased ? (isInWord ? character.toLowerCase() : character.toUpperCase()) : character
+    result += isCased ? (isInWord ? character.toLowerCase() : titleCase(character)) : character
     isInWord = isCased
   }
   return result
@@ -187,7 +193,12 @@ const swapCase = (text: string): string =>
 export const STRING_METHODS: ReadonlyMap<string, StringMethod> = new Map<string, StringMethod>([
   ['capitalize', change(capitalize)],
   ['casefold', change((text) => text.toLowerCase().replaceAll('ß', 'ss'))],
-  ['center', filler((n) => [Math.floor(n / 2), Math.ceil(n / 2)])],
+  [
+    'center',
+    filler((n, width) =>
+      n % 2 === 1 && width % 2 === 1 ? [Math.ceil(n / 2), Math.floor(n / 2)] : [Math.floor(n / 2), Math.ceil(n / 2)],
+    ),
+  ],
   [
     'count',
     (text, args) => {
