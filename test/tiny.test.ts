@@ -76,7 +76,8 @@ beforeAll(async () => {
 
   // 4. Server: OpenAI's wire around it.
   const state = new ServerState(() => [observability.engineSubscriber])
-  state.serve(engine)
+  state.models.add({ engine, samplingDefaults: {}, promptTemplate: null })
+  state.ready()
   app = createApp({
     state,
     observability,

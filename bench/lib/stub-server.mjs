@@ -104,7 +104,8 @@ const observability = new Observability({
   logFile: null,
 })
 const state = new ServerState((model) => observability.subscribers([], model))
-state.serve(engine)
+state.models.add({ engine, samplingDefaults: {}, promptTemplate: null })
+state.ready()
 const app = createApp({
   state,
   observability,

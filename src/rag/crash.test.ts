@@ -10,13 +10,13 @@ import { writeBertFolder } from '../../test/rag/onnx-bert.ts'
 import type { Embedder } from './embedder.ts'
 import { findFiles } from './files.ts'
 import { indexFiles } from './index-files.ts'
-import { createModelWorkers, type ModelWorkers } from './model-workers.ts'
+import { createModelWorkers } from './model-workers.ts'
 import { LocalMemoryStore } from './stores/memory-local.ts'
 
 const NUM_FILES = 30
 
 let folder = ''
-let models: ModelWorkers
+let models: ReturnType<typeof createModelWorkers>
 let embedder: Embedder
 beforeAll(() => {
   folder = mkdtempSync(join(tmpdir(), 'miniserve-crash-'))

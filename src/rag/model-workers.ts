@@ -10,16 +10,8 @@ import { WorkerClient, workerUrl, type WorkerDeathListener } from './worker-rpc.
 /** Calls that may wait before new ones are refused. */
 const MAX_WAITING = 1024
 
-export interface ModelWorkers {
-  embedder(source: ModelSource | StaticSource): Embedder
-  reranker(source: ModelSource): Reranker
-  /** Late interaction over the token vectors of a static model. */
-  interaction(source: StaticSource): Reranker
-  close(): Promise<void>
-}
-
 /** Embedders and rerankers of any source, in the workers of their kinds. */
-export function createModelWorkers(onDeath?: WorkerDeathListener): ModelWorkers {
+export function createModelWorkers(onDeath?: WorkerDeathListener) {
   // One call at a time, so that an urgent call waits for one batch at most.
   const common = { concurrency: 1, maxWaiting: MAX_WAITING, failureCode: 'model_unavailable', onDeath } as const
   // Not a thread: the addon of ONNX Runtime keeps the JavaScript class of its sessions in a global variable
@@ -43,12 +35,14 @@ export function createModelWorkers(onDeath?: WorkerDeathListener): ModelWorkers 
     drainOnClose: false,
   })
   return {
-    embedder(source) {
+    embedder(source: ModelSource | StaticSource): Embedder {
       if (source.kind === 'static') return createEmbedder(source, statics)
       return source.kind === 'engine' ? createEmbedder(source, engine) : createEmbedder(source, onnx)
     },
-    reranker: (source) => (source.kind === 'engine' ? createReranker(source, engine) : createReranker(source, onnx)),
-    interaction: (source) => createInteraction(source, statics),
+    reranker: (source: ModelSource): Reranker =>
+      source.kind === 'engine' ? createReranker(source, engine) : createReranker(source, onnx),
+    /** Late interaction over the token vectors of a static model. */
+    interaction: (source: StaticSource): Reranker => createInteraction(source, statics),
     async close() {
       await Promise.all([onnx.close(), engine.close(), statics.close()])
     },

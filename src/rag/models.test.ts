@@ -6,7 +6,7 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { MINILM_L6, TINY, writeBertFolder } from '../../test/rag/onnx-bert.ts'
 import { resolveModel } from './models.ts'
-import { createModelWorkers, type ModelWorkers } from './model-workers.ts'
+import { createModelWorkers } from './model-workers.ts'
 
 const HUB = {
   hub: { cacheDir: '', endpoint: 'http://127.0.0.1:9', token: null, offline: false },
@@ -23,7 +23,7 @@ const TEXTS = [
 const WORDS = [...new Set(TEXTS.flatMap((text) => text.split(' ')))]
 
 let folder = ''
-let models: ModelWorkers
+let models: ReturnType<typeof createModelWorkers>
 beforeAll(() => {
   folder = mkdtempSync(join(tmpdir(), 'miniserve-models-'))
   HUB.hub.cacheDir = join(folder, 'hub')

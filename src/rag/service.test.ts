@@ -9,7 +9,7 @@ import { runRagIndex } from './index-command.ts'
 import { ingest, type SourceDocument } from './ingest.ts'
 import type { PromptTemplate } from './prompt.ts'
 import { FUSION_WEIGHTS } from './fusion.ts'
-import { createModelWorkers, type ModelWorkers } from './model-workers.ts'
+import { createModelWorkers } from './model-workers.ts'
 import { bundledIndex } from './bundled.ts'
 import { createDocumentReader } from './document-reader.ts'
 import { createMemoryStore } from './stores/memory.ts'
@@ -60,7 +60,7 @@ const document = (id: string, text: string, metadata = {}): SourceDocument => ({
 let folder = ''
 let options: RagOptions
 let rag: RagService
-let models: ModelWorkers
+let models: ReturnType<typeof createModelWorkers>
 
 /** A service of its own that shares the models' process: loading them again takes seconds. */
 const serviceWith = ({

@@ -100,20 +100,15 @@ export function parseKeyFile(path: string, text: string): FileKey[] {
   return keys
 }
 
-interface WatchedKeyFile {
-  /** The current keys of the file. */
-  keys(): readonly FileKey[]
-  close(): void
-}
-
 const POLL_MS = 1000
 
 /**
  * Reads a key file now and whenever it changes.
+ * @returns the current keys, and an end to the watch
  * @param onChange called with the number of keys, or with the reason why the new file cannot be used.
  * @throws KeyFileError for a file that cannot be used at the start.
  */
-export function watchKeyFile(path: string, onChange: (change: number | KeyFileError) => void): WatchedKeyFile {
+export function watchKeyFile(path: string, onChange: (change: number | KeyFileError) => void) {
   const read = (): FileKey[] => {
     let text: string
     try {

@@ -75,7 +75,8 @@ let template: PromptTemplate | null = null
 
 function appWith(service: RagService, requestTimeoutMs = 30_000) {
   const state = new ServerState(() => [observability.engineSubscriber])
-  state.serve(engine, { promptTemplate: template })
+  state.models.add({ engine, samplingDefaults: {}, promptTemplate: template })
+  state.ready()
   return createApp({
     state,
     observability,

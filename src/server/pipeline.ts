@@ -3,7 +3,7 @@ import type { Engine, GenerationRequest, PromptInput } from '../engine/request.t
 import { stage } from '../observability/context.ts'
 import type { PromptEngine } from '../rag/final-prompt.ts'
 import type { PromptTemplate } from '../rag/prompt.ts'
-import type { Citations, RagService } from '../rag/service.ts'
+import type { RagService } from '../rag/service.ts'
 import { promptContent } from './captured-content.ts'
 import { invalidRequest, clientGone, whileWanted } from './errors.ts'
 import type { GenerationJob } from './job.ts'
@@ -25,11 +25,6 @@ interface PipelineParts {
   readonly promptTemplate: PromptTemplate | null
   /** null: the server has no retrieval. */
   readonly rag: Pick<RagService, 'augment'> | null
-}
-
-interface FinalPrompts {
-  readonly prompts: readonly PromptInput[]
-  readonly citations: Citations | null
 }
 
 /** Runs a job and returns its response. A stream continues afterwards, and closes the trace itself. */
@@ -75,7 +70,7 @@ const unsupportedField = (field: string) =>
   invalidRequest(`${field}: not supported where a remote engine tokenizes`, field)
 
 /** The final prompt: the retrieved documents and the question in the model's template. */
-async function retrieve(parts: PipelineParts, job: GenerationJob, gone: AbortSignal): Promise<FinalPrompts> {
+async function retrieve(parts: PipelineParts, job: GenerationJob, gone: AbortSignal) {
   const { rag, engine, promptTemplate } = parts
   const { rag: request, generation } = job
   if (!rag || !request) throw invalidRequest('rag: no index is configured on this server', 'rag', 'no_index')

@@ -29,7 +29,8 @@ it('/ready says that the server is not, and leaves no warning or error in the lo
   }
   expect(await answers()).toEqual([503, { status: 'loading' }, '2'])
   const { engine, runner } = openScriptedEngine()
-  state.serve(engine)
+  state.models.add({ engine, samplingDefaults: {}, promptTemplate: null })
+  state.ready()
   runner.say({ reason: 'unplugged', isFatal: false })
   expect(await answers()).toEqual([503, { status: 'unavailable', reason: 'unplugged' }, '2'])
   await engine.close()

@@ -1,7 +1,7 @@
 /** The state of the server, and the models that it serves. */
 import type { EngineSubscriber } from '../engine/events.ts'
 import type { Engine, EngineStats } from '../engine/request.ts'
-import { type ReadyModel, type ModelUse, ServedModels, type ServedModelsOptions } from './served-models.ts'
+import { type ModelUse, ServedModels, type ServedModelsOptions } from './served-models.ts'
 import { ApiError } from './errors.ts'
 
 type Phase = 'loading' | 'ready' | 'draining'
@@ -44,12 +44,6 @@ export class ServerState {
   /** The models of the start are loaded. Does nothing if the server is shutting down already. */
   ready(): void {
     if (this.#currentPhase === 'loading') this.#currentPhase = 'ready'
-  }
-
-  /** Serves one loaded model. */
-  serve(engine: Engine, beside: Partial<Omit<ReadyModel, 'engine'>> = {}): void {
-    this.models.add({ engine, samplingDefaults: {}, promptTemplate: null, ...beside })
-    this.ready()
   }
 
   /** Names the route of a model that generation routes do not serve, for their errors. */

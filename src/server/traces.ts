@@ -30,13 +30,6 @@ const ASSETS: Readonly<Record<string, string>> = {
 const TREES_PER_PAGE = 20
 const TREES_PER_ANSWER = 100
 
-interface TreePage {
-  readonly trees: readonly StoredTrace[]
-  /** Counted from 1. */
-  readonly page: number
-  readonly numPages: number
-}
-
 interface TraceRouteParts {
   readonly store: TraceStore
   /** Whether there are keys to sign in with. */
@@ -49,8 +42,8 @@ export function traceHandlers({ store, canSignIn }: TraceRouteParts) {
     Object.keys(ASSETS).map((name) => [name, readFileSync(new URL(`./ui/static/${name}`, import.meta.url), 'utf8')]),
   )
 
-  /** A page of the trees of a trace. It has one tree for each request with its trace id. */
-  const treesOf = (c: Context<AppEnv>, perPage: number): TreePage => {
+  /** A page of the trees of a trace, counted from 1. It has one tree for each request with its trace id. */
+  const treesOf = (c: Context<AppEnv>, perPage: number) => {
     const traceId = (c.req.param('traceId') ?? '').toLowerCase()
     const trees = store.get(traceId, c.get('caller'))
     if (trees.length === 0) {

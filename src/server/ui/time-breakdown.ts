@@ -6,7 +6,7 @@ export interface Interval {
   readonly endMs: number
 }
 
-export interface StageShare {
+interface StageShare {
   readonly stage: string
   readonly ms: number
   /** Share of the whole time, 0 to 1. */

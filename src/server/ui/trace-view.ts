@@ -11,65 +11,16 @@ import {
 } from '../../observability/otlp.ts'
 import type { StoredTrace } from '../../observability/stored-trace.ts'
 import { type Breach, validateTraces } from '../../observability/validate.ts'
-import { type Interval, type StageShare, timeBreakdown } from './time-breakdown.ts'
+import { type Interval, timeBreakdown } from './time-breakdown.ts'
 
-export interface AttributeView {
-  readonly key: string
-  readonly value: string
-  readonly type: string
-}
-
-export interface SpanRow {
-  readonly spanId: string
-  readonly name: string
-  readonly depth: number
-  /** First part of the name: http, tokenize, rag, llm, ...; picks the colour. */
-  readonly family: string
-  readonly isError: boolean
-  /** error.type, if the span has one. */
-  readonly errorType: string | null
-  /** Milliseconds after the root's start. */
-  readonly startMs: number
-  readonly durationMs: number
-  readonly attributes: readonly AttributeView[]
-  /** Attributes that are named by conventions. */
-  readonly conventions: readonly AttributeView[]
-  readonly events: readonly {
-    readonly name: string
-    readonly atMs: number
-    readonly attributes: readonly AttributeView[]
-  }[]
-  readonly links: readonly { readonly traceId: string; readonly spanId: string }[]
-  readonly breaches: readonly Breach[]
-  readonly timeline: DecodeTimeline | null
-}
-
-export interface LogView {
-  readonly atMs: number | null
-  readonly level: string
-  readonly event: string
-  readonly spanName: string | null
-  readonly fields: readonly AttributeView[]
-}
-
-export interface TraceView {
-  readonly trace: StoredTrace
-  /** Length of the time axis: the latest end of any span. */
-  readonly axisMs: number
-  readonly rows: readonly SpanRow[]
-  /** Where the root's time went. */
-  readonly parts: readonly StageShare[]
-  /** The calling service's span; null: the caller sent no trace context. */
-  readonly callerSpanId: string | null
-  readonly logs: readonly LogView[]
-  readonly breaches: readonly Breach[]
-  readonly level: string
-  readonly resource: readonly AttributeView[]
-  readonly facts: readonly { readonly label: string; readonly value: string; readonly isWarning?: boolean }[]
-}
+/** What the page shows for one tree. */
+export type TraceView = ReturnType<typeof traceView>
+export type SpanRow = ReturnType<typeof toRow>
+export type LogView = TraceView['logs'][number]
+export type AttributeView = ReturnType<typeof toAttribute>
 
 /** Rows, logs, breaches and time shares of one tree. Times are milliseconds since its root began. */
-export function traceView(trace: StoredTrace): TraceView {
+export function traceView(trace: StoredTrace) {
   const otlp = spansToOtlp(trace.spans)
   const spans = [...eachSpan(otlp)].map(({ span }) => span)
   const level = levelOf(spans.map(({ name }) => name))
@@ -79,9 +30,12 @@ export function traceView(trace: StoredTrace): TraceView {
   const rows = root ? toRows(root, spans, originNanos, breaches) : []
   return {
     trace,
+    /** Length of the time axis: the latest end of any span. */
     axisMs: Math.max(...rows.map((row) => row.startMs + row.durationMs), 0.001),
     rows,
+    /** Where the root's time went. */
     parts: timeBreakdown(stagesOf(rows), rows[0]?.durationMs ?? 0, PRECEDENCE),
+    /** The calling service's span; null: the caller sent no trace context. */
     callerSpanId: root?.parentSpanId || null,
     logs: trace.logLines.flatMap((line) => toLog(line, trace, spans)),
     breaches,
@@ -130,7 +84,7 @@ function toRows(
   return rows
 }
 
-function toRow(span: OtlpSpan, depth: number, originNanos: bigint, breaches: readonly Breach[]): SpanRow {
+function toRow(span: OtlpSpan, depth: number, originNanos: bigint, breaches: readonly Breach[]) {
   const since = (nanos: string) => Number(BigInt(nanos) - originNanos) / 1e6
   const startMs = since(span.startTimeUnixNano)
   // The timeline is shown as a chart.
@@ -140,12 +94,15 @@ function toRow(span: OtlpSpan, depth: number, originNanos: bigint, breaches: rea
     spanId: span.spanId,
     name: span.name,
     depth,
+    /** First part of the name: http, tokenize, rag, llm, ...; picks the colour. */
     family: familyOf(span.name),
     isError: span.status.code === 2,
     errorType: span.attributes.find(({ key }) => key === 'error.type')?.value.stringValue ?? null,
+    /** Milliseconds after the root's start. */
     startMs,
     durationMs: since(span.endTimeUnixNano) - startMs,
     attributes: ordered.filter(({ key }) => !isConvention(span.name, key)).map(toAttribute),
+    /** Attributes that are named by conventions. */
     conventions: ordered.filter(({ key }) => isConvention(span.name, key)).map(toAttribute),
     events: span.events.map((event) => ({
       name: event.name,
@@ -188,7 +145,7 @@ function readTimeline(text: string): DecodeTimeline | null {
   }
 }
 
-function toAttribute({ key, value }: OtlpAttribute): AttributeView {
+function toAttribute({ key, value }: OtlpAttribute) {
   const plain = plainValue(value)
   return {
     key,
@@ -199,7 +156,7 @@ function toAttribute({ key, value }: OtlpAttribute): AttributeView {
 
 const STORY_KEYS = new Set(['level', 'time', 'msg', 'trace_id', 'span_id'])
 
-function toLog(line: string, trace: StoredTrace, spans: readonly OtlpSpan[]): LogView[] {
+function toLog(line: string, trace: StoredTrace, spans: readonly OtlpSpan[]) {
   try {
     const record = JSON.parse(line) as Record<string, unknown>
     const time = Date.parse(String(record.time))
@@ -224,7 +181,7 @@ function toLog(line: string, trace: StoredTrace, spans: readonly OtlpSpan[]): Lo
 }
 
 /** The most important numbers of the trace. */
-function factsOf(trace: StoredTrace, otlp: OtlpTraces): TraceView['facts'] {
+function factsOf(trace: StoredTrace, otlp: OtlpTraces) {
   const value = (span: string, key: string) => {
     const found = [...eachSpan(otlp)].find((entry) => entry.span.name === span)?.span
     const attribute = found?.attributes.find((entry) => entry.key === key)
