@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest'
 import type { PromptInput } from '../engine/request.ts'
-import { buildMessages, buildPlainPrompt, escapeControlTokens, toData } from './prompt.ts'
+import { buildMessages, buildPlainPrompt, escapeControlTokens, promptTemplate, toData } from './prompt.ts'
 import type { RetrievedDocument } from './retrieve.ts'
 
 const encodeEach = (encode: (text: string) => number[]) => async (prompts: readonly PromptInput[]) =>
@@ -71,6 +71,14 @@ describe('control tokens in untrusted text', () => {
     }
     expect(await toData('a EOT b <div>', tokenizer)).toBe('a  b < div>')
   })
+})
+
+it('a template of a newer version is refused with what to do', () => {
+  const template = { version: 2, header: '', document: '{text}', question: '{question}', answer: '', stop: [] }
+  expect(promptTemplate.safeParse({ ...template, version: 1 }).success).toBe(true)
+  expect(promptTemplate.safeParse(template).error?.issues).toMatchObject([
+    { path: ['version'], message: 'expected 1; a newer version needs a newer miniserve' },
+  ])
 })
 
 describe('prompts without a template of the model', () => {
