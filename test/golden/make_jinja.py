@@ -117,7 +117,7 @@ none is sameas none | true is true | 1 is true | range is callable | text is cal
 n|string ~ '!' | '12'|int + 1 | '12.7'|int | 'x'|int | 'x'|int(5) | ' 42 '|int | '0x1f'|int(base=16) | '1_000'|int | 3.99|int | '3.5'|float | 'x'|float | 'x'|float(1.5) | true|int | '1e3'|int
 2.5|round | 3.5|round | 2.675|round(2) | 42.55|round(1, 'floor') | 42.51|round(1, 'ceil') | 7|round | 1234.5|round(-2) | -7|abs | -2.5|abs | 0.125|round(2)
 text|replace('o', '0') | 'aaa'|replace('a', 'b', 2) | 'x y'|replace(' ', '_') | 'a\\nb\\n\\nc'|indent | 'a\\nb\\n\\nc'|indent(2, true) | 'a\\nb'|indent('> ') | 'a\\n\\nb'|indent(2, blank=true) | 'a\\n'|indent
-nothing[1:] | n[::2] | d[:1] | nothing|selectattr('a')|list | 0|reject|list | nothing|map('string')|join | missing|int | missing|float | '12'.center(7) | '1'.center(4) | '123'.center(6) | nothing|urlencode | ' a  b '.split(none, 1) | ' a  b '.rsplit(none, 1) | 'a b  '.rsplit(none, 1) | 'ß'.title() | 'ß'.capitalize() | true % -0.5 | 5.0 % -2.5
+{'a': none}.a is none | {'a': none}.a is defined | {'a': none}.a | {'a': none}['a'] | [{'a': none}]|map(attribute='a')|list | nothing[1:] | n[::2] | d[:1] | nothing|selectattr('a')|list | 0|reject|list | nothing|map('string')|join | missing|int | missing|float | '12'.center(7) | '1'.center(4) | '123'.center(6) | nothing|urlencode | ' a  b '.split(none, 1) | ' a  b '.rsplit(none, 1) | 'a b  '.rsplit(none, 1) | 'ß'.title() | 'ß'.capitalize() | true % -0.5 | 5.0 % -2.5
 'The quick brown fox jumps'|truncate(10) | 'The quick brown fox jumps'|truncate(10, true) | 'short'|truncate(3) | 'The quick'|truncate(6, leeway=0) | 'ab'|center(6) | '<b>x</b> y'|striptags | 'a<b>c</b> <!-- x <b> --> d'|striptags | 'a <!-- b > c'|striptags | '1 < 2 and <b>x'|striptags | '<<a>b>'|striptags
 'a b&c/d'|urlencode | {'a b': 'c/d', 'e': 1}|urlencode | 'a'|attr('upper') is defined | d|attr('zz') | '-x-'|trim('-') | text|trim|length | none|default('d') | none|default('d', true) | ''|default('d', true)
 1 ~ 2 ~ none | 'a' ~ 1.0 | 'a' 'b' | "\\u00e9\\U0001F600" | '\\q' | 'a\\
@@ -128,6 +128,10 @@ messages[2].tool_calls[0].function.arguments | messages[2].tool_calls[0].functio
 """
 
 BLOCKS = [
+    "{% set ns = namespace(x=none) %}{{ ns.x is none }}{% set ns.y = none %}{{ ns.y is none }}{{ ns.z is none }}",
+    "{% for x in [none, 1, none] %}{{ loop.previtem is defined }} {{ loop.previtem }} {{ loop.nextitem is none }};{% endfor %}",
+    "{% for k, v in {'a': none}.items() %}{{ v is none }}{{ v }}{% endfor %}{% for g in [{'a': none}]|groupby('a') %}{{ g.grouper is none }}{% endfor %}",
+    "{% macro m(a, b=none) %}{{ a is none }}{{ b is none }}{{ a }}{% endmacro %}{{ m(none) }}{{ m(b=1, a=none) }}",
     "{% for x in list %}{{ x }}{% if not loop.last %}, {% endif %}{% endfor %}",
     "{% for x in list %}\n  {{ loop.index }}/{{ loop.length }} {{ loop.index0 }} {{ loop.revindex }} {{ loop.revindex0 }} {{ loop.first }} {{ loop.last }} {{ x }}\n{% endfor %}\nend\n",
     "{% for k, v in d.items() %}{{ k }}={{ v }};{% endfor %}",

@@ -83,14 +83,18 @@ class Interpreter implements Runtime {
 
   /** value.name: the attribute of that name, else the item. */
   attribute(of: Value, name: string): Value {
-    return this.#own(of, name) ?? this.#member(of, name) ?? this.#missing(of, name)
+    const own = this.#own(of, name)
+    if (own !== undefined) return own
+    const member = this.#member(of, name)
+    return member === undefined ? this.#missing(of, name) : member
   }
 
   /** value[key]: the item, else the attribute of that name. */
   item(of: Value, key: Value): Value {
     const found = this.#member(of, key)
     if (found !== undefined) return found
-    return (typeof key === 'string' ? this.#own(of, key) : undefined) ?? this.#missing(of, key)
+    const own = typeof key === 'string' ? this.#own(of, key) : undefined
+    return own === undefined ? this.#missing(of, key) : own
   }
 
   #own(of: Value, name: string): Value | undefined {
