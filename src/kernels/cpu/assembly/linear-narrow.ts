@@ -1,7 +1,7 @@
 // Products of int8 activations with panels of narrow codes (quantized-panel.ts): q8's, and q4's spread to bytes.
 import { dots, widened } from './dot-products'
 import { BLOCK_I8 } from './prepare'
-import { addRow, addRowWithMins, clear, GROUP16, groupSum, MINS, QUAD, startOf } from './quantized-panel'
+import { addRow, addRowWithMins, clear, GROUP16, groupSum, MINS, offsetPairs, QUAD, startOf } from './quantized-panel'
 import { widenHigh, widenLow } from './simd'
 
 /** Four products of 4 columns each, plain SIMD: x holds the 4 columns four times, w four rows of them. */
@@ -44,13 +44,16 @@ function oneRow(
   const grouped = (flags & GROUP16) != 0
   const hasMins = (flags & MINS) != 0
   const minsOffset: usize = grouped ? 64 : 32
+  const firstOffsets = offsetPairs(offset, grouped, 0)
+  const secondOffsets = offsetPairs(offset, grouped, 1)
   const length: usize = grouped ? 4 * QUAD : 8 * QUAD
   for (let b: usize = 0; b < blocks; b++) {
     for (let side: usize = 0; side < 64; side += 32) {
       let w = codes + side
       let at = x
+      let offsets = firstOffsets
       for (let half: usize = 0; half < 64; half += 32) {
-        let s0 = startOf(x, grouped, half, offset)
+        let s0 = startOf(x, offsets)
         let s1 = s0
         const end = w + length
         while (w < end) {
@@ -74,6 +77,7 @@ function oneRow(
           addRow(acc + side, widenLow(pairs), widenHigh(pairs), x, s0, s1)
         }
         if (!grouped) break
+        offsets = secondOffsets
       }
     }
     x += xStride
@@ -102,15 +106,18 @@ function twoRows(
   const grouped = (flags & GROUP16) != 0
   const hasMins = (flags & MINS) != 0
   const minsOffset: usize = grouped ? 64 : 32
+  const firstOffsets = offsetPairs(offset, grouped, 0)
+  const secondOffsets = offsetPairs(offset, grouped, 1)
   const length: usize = grouped ? 4 * QUAD : 8 * QUAD
   for (let b: usize = 0; b < blocks; b++) {
     for (let side: usize = 0; side < 64; side += 32) {
       let w = codes + side
       let at = x
+      let offsets = firstOffsets
       for (let half: usize = 0; half < 64; half += 32) {
-        let a0 = startOf(x, grouped, half, offset)
+        let a0 = startOf(x, offsets)
         let a1 = a0
-        let b0 = startOf(x + rowStride, grouped, half, offset)
+        let b0 = startOf(x + rowStride, offsets)
         let b1 = b0
         const end = w + length
         while (w < end) {
@@ -145,6 +152,7 @@ function twoRows(
           addRow(acc + side + 64, low, high, x + rowStride, b0, b1)
         }
         if (!grouped) break
+        offsets = secondOffsets
       }
     }
     x += xStride

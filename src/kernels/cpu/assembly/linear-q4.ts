@@ -16,13 +16,20 @@ import {
   twiceLow,
 } from './super-panel'
 
+/** Sums of 8 columns of 4 outputs, of which `packed` has the nibbles. */
+// @ts-ignore: decorator
+@inline
+function octet(first: v128, second: v128, packed: v128): v128 {
+  const mask = i8x16.splat(15)
+  return dots(first, v128.and(packed, mask), second, v128.and(i16x8.shr_u(packed, 4), mask))
+}
+
 /** acc[16] = one row against a q4 panel, relaxed; its blocks are `xStride` bytes apart. */
 export function dot1x16Q4(x: usize, xStride: usize, panel: usize, blocks: usize, flags: i32, acc: usize): void {
   clear(acc, 64)
   const isSuper = (flags & SUPER) != 0
   const header = isSuper ? SUBS : headerBytes(flags)
   const hasMins = (flags & MINS) != 0
-  const mask = i8x16.splat(15)
   let factors = panel
   for (let b: usize = 0; b < blocks; b++) {
     if (isSuper && (b & 7) == 0) {
@@ -30,25 +37,23 @@ export function dot1x16Q4(x: usize, xStride: usize, panel: usize, blocks: usize,
       panel += factorBytes(flags)
     }
     let w = panel + header
-    const end = w + 4 * OCTET
+    const end = w + 3 * OCTET
     let at = x
-    let p0 = i32x4.splat(0)
-    let p1 = p0
-    let p2 = p0
-    let p3 = p0
+    let first = v128.load32_splat(at, BLOCK_I8)
+    let second = v128.load32_splat(at, BLOCK_I8 + 4)
+    let p0 = octet(first, second, v128.load(w))
+    let p1 = octet(first, second, v128.load(w, 16))
+    let p2 = octet(first, second, v128.load(w, 32))
+    let p3 = octet(first, second, v128.load(w, 48))
     while (w < end) {
-      const first = v128.load32_splat(at, BLOCK_I8)
-      const second = v128.load32_splat(at, BLOCK_I8 + 4)
-      let packed = v128.load(w)
-      p0 = addSums(p0, dots(first, v128.and(packed, mask), second, v128.and(i16x8.shr_u(packed, 4), mask)))
-      packed = v128.load(w, 16)
-      p1 = addSums(p1, dots(first, v128.and(packed, mask), second, v128.and(i16x8.shr_u(packed, 4), mask)))
-      packed = v128.load(w, 32)
-      p2 = addSums(p2, dots(first, v128.and(packed, mask), second, v128.and(i16x8.shr_u(packed, 4), mask)))
-      packed = v128.load(w, 48)
-      p3 = addSums(p3, dots(first, v128.and(packed, mask), second, v128.and(i16x8.shr_u(packed, 4), mask)))
       at += 8
       w += OCTET
+      first = v128.load32_splat(at, BLOCK_I8)
+      second = v128.load32_splat(at, BLOCK_I8 + 4)
+      p0 = addSums(p0, octet(first, second, v128.load(w)))
+      p1 = addSums(p1, octet(first, second, v128.load(w, 16)))
+      p2 = addSums(p2, octet(first, second, v128.load(w, 32)))
+      p3 = addSums(p3, octet(first, second, v128.load(w, 48)))
     }
     if (isSuper) {
       finishOneSuper(acc, factors, panel, x, p0, p1)
@@ -102,30 +107,31 @@ function finishOneSuper(acc: usize, factors: usize, subs: usize, x: usize, p0: v
 // @ts-ignore: decorator
 @inline
 function block2x8Q4(x: usize, rowStride: usize, factors: usize, scales: usize, w: usize, hasMins: bool, isSuper: bool, acc: usize): void {
-  const mask = i8x16.splat(15)
-  let a0 = i32x4.splat(0)
-  let a1 = a0
-  let b0 = a0
-  let b1 = a0
+  let aFirst = v128.load32_splat(x, BLOCK_I8)
+  let aSecond = v128.load32_splat(x, BLOCK_I8 + 4)
+  let bFirst = v128.load32_splat(x + rowStride, BLOCK_I8)
+  let bSecond = v128.load32_splat(x + rowStride, BLOCK_I8 + 4)
+  let packed0 = v128.load(w)
+  let packed1 = v128.load(w, 16)
+  let a0 = octet(aFirst, aSecond, packed0)
+  let b0 = octet(bFirst, bSecond, packed0)
+  let a1 = octet(aFirst, aSecond, packed1)
+  let b1 = octet(bFirst, bSecond, packed1)
   let at = x
-  const end = w + 4 * OCTET
+  const end = w + 3 * OCTET
   while (w < end) {
-    const aFirst = v128.load32_splat(at, BLOCK_I8)
-    const aSecond = v128.load32_splat(at, BLOCK_I8 + 4)
-    const bFirst = v128.load32_splat(at + rowStride, BLOCK_I8)
-    const bSecond = v128.load32_splat(at + rowStride, BLOCK_I8 + 4)
-    const packed0 = v128.load(w)
-    const low0 = v128.and(packed0, mask)
-    const high0 = v128.and(i16x8.shr_u(packed0, 4), mask)
-    a0 = addSums(a0, dots(aFirst, low0, aSecond, high0))
-    b0 = addSums(b0, dots(bFirst, low0, bSecond, high0))
-    const packed1 = v128.load(w, 16)
-    const low1 = v128.and(packed1, mask)
-    const high1 = v128.and(i16x8.shr_u(packed1, 4), mask)
-    a1 = addSums(a1, dots(aFirst, low1, aSecond, high1))
-    b1 = addSums(b1, dots(bFirst, low1, bSecond, high1))
     at += 8
     w += OCTET
+    aFirst = v128.load32_splat(at, BLOCK_I8)
+    aSecond = v128.load32_splat(at, BLOCK_I8 + 4)
+    bFirst = v128.load32_splat(at + rowStride, BLOCK_I8)
+    bSecond = v128.load32_splat(at + rowStride, BLOCK_I8 + 4)
+    packed0 = v128.load(w)
+    packed1 = v128.load(w, 16)
+    a0 = addSums(a0, octet(aFirst, aSecond, packed0))
+    b0 = addSums(b0, octet(bFirst, bSecond, packed0))
+    a1 = addSums(a1, octet(aFirst, aSecond, packed1))
+    b1 = addSums(b1, octet(bFirst, bSecond, packed1))
   }
   if (isSuper) {
     finishOneSuper(acc, factors, scales, x, a0, a1)
@@ -173,20 +179,28 @@ function dot2x16Q4(x: usize, rowStride: usize, xStride: usize, panel: usize, blo
 // @ts-ignore: decorator
 @inline
 export function block4x8Q4(x: usize, scales: usize, w: usize, hasMins: bool, isSuper: bool, acc: usize): void {
-  let a0 = i32x4.splat(0)
-  let a1 = a0
-  let b0 = a0
-  let b1 = a0
-  let c0 = a0
-  let c1 = a0
-  let d0 = a0
-  let d1 = a0
+  let w0 = v128.load(w)
+  let w1 = v128.load(w, 16)
+  let value = v128.load32_splat(x, BLOCK_I8)
+  let a0 = firstDot(value, w0)
+  let a1 = firstDot(value, w1)
+  value = v128.load32_splat(x, BYTE_BLOCK_BYTES + BLOCK_I8)
+  let b0 = firstDot(value, w0)
+  let b1 = firstDot(value, w1)
+  value = v128.load32_splat(x, 2 * BYTE_BLOCK_BYTES + BLOCK_I8)
+  let c0 = firstDot(value, w0)
+  let c1 = firstDot(value, w1)
+  value = v128.load32_splat(x, 3 * BYTE_BLOCK_BYTES + BLOCK_I8)
+  let d0 = firstDot(value, w0)
+  let d1 = firstDot(value, w1)
   let at = x
-  const end = x + 32
+  const end = x + 28
   while (at < end) {
-    const w0 = v128.load(w)
-    const w1 = v128.load(w, 16)
-    let value = v128.load32_splat(at, BLOCK_I8)
+    at += 4
+    w += OCTET
+    w0 = v128.load(w)
+    w1 = v128.load(w, 16)
+    value = v128.load32_splat(at, BLOCK_I8)
     a0 = addDot(a0, value, w0)
     a1 = addDot(a1, value, w1)
     value = v128.load32_splat(at, BYTE_BLOCK_BYTES + BLOCK_I8)
@@ -198,8 +212,6 @@ export function block4x8Q4(x: usize, scales: usize, w: usize, hasMins: bool, isS
     value = v128.load32_splat(at, 3 * BYTE_BLOCK_BYTES + BLOCK_I8)
     d0 = addDot(d0, value, w0)
     d1 = addDot(d1, value, w1)
-    at += 4
-    w += OCTET
   }
   if (isSuper) {
     finishQuad(acc, scales, x, a0, b0, c0, d0)
@@ -225,10 +237,17 @@ export function block4x8Q4(x: usize, scales: usize, w: usize, hasMins: bool, isS
   }
 }
 
+/** A quad of columns that begins a sum. Beginning with it, not with zeros, saves an addition per sum and block: 3 to 7 % of the tile's time. */
+// @ts-ignore: decorator
+@inline
+function firstDot(x: v128, w: v128): v128 {
+  return DOT_PRODUCTS ? addDot(i32x4.splat(0), x, w) : i16x8.relaxed_dot_i8x16_i7x16_s(x, w)
+}
+
 // @ts-ignore: decorator
 @inline
 function finishPairs(acc: usize, low: v128, high: v128, x: usize, p0: v128, p1: v128): void {
-  const start = startOf(x, false, 0, Q4_OFFSET)
+  const start = startOf(x, i16x8.splat(<i16>Q4_OFFSET))
   addRow(acc, low, high, x, widened(p0, start), widened(p1, start))
 }
 
@@ -266,8 +285,9 @@ function dot4x16Q4(x: usize, panel: usize, codes: usize, blocks: usize, flags: i
   const hasMins = (flags & MINS) != 0
   const stride = headerBytes(flags) + 4 * OCTET
   for (let b: usize = 0; b < blocks; b++) {
-    block4x8Q4(x, panel, codes, hasMins, false, acc)
-    block4x8Q4(x, panel + 16, codes + 32, hasMins, false, acc + 32)
+    for (let side: usize = 0; side < 32; side += 16) {
+      block4x8Q4(x, panel + side, codes + 2 * side, hasMins, false, acc + 2 * side)
+    }
     x += 4 * BYTE_BLOCK_BYTES
     panel += stride
     codes += 512
@@ -278,8 +298,9 @@ function dot4x16Q4(x: usize, panel: usize, codes: usize, blocks: usize, flags: i
 function dot4x16Super(x: usize, spread: usize, blocks: usize, acc: usize): void {
   clear(acc, 256)
   for (let b: usize = 0; b < blocks; b++) {
-    block4x8Q4(x, spread, spread + SPREAD_CODES, true, true, acc)
-    block4x8Q4(x, spread + 32, spread + SPREAD_CODES + 32, true, true, acc + 32)
+    for (let side: usize = 0; side < 64; side += 32) {
+      block4x8Q4(x, spread + side, spread + side + SPREAD_CODES, true, true, acc + side)
+    }
     x += 4 * BYTE_BLOCK_BYTES
     spread += SPREAD_BYTES
   }

@@ -163,8 +163,9 @@ function dot4x16Q8(
   const grouped = (flags & GROUP16) != 0
   const header = headerBytes(flags)
   for (let b: usize = 0; b < blocks; b++) {
-    block4x8Q8(x, panel, panel + header, grouped, acc)
-    block4x8Q8(x, panel + 16, panel + header + 16, grouped, acc + 32)
+    for (let side: usize = 0; side < 32; side += 16) {
+      block4x8Q8(x, panel + side, panel + header + side, grouped, acc + 2 * side)
+    }
     if ((flags & MINS) != 0) {
       for (let r: usize = 0; r < 4; r++) addMins(acc + r * 64, panel, grouped, x + r * WORD_BLOCK_BYTES)
     }

@@ -9,19 +9,17 @@ export const BYTES: i32 = 2
 export const WORDS: i32 = 3
 
 // A block of 32 int8 activations, 64 bytes or, with codes as i16, 128:
-//   +0 f32 scale * 2^96, +4 f32 sum of the first 16 values * 2^96, +8 f32 sum of the last 16, +12 i32 sum of the codes of the first 16
-//   +16 i8[32] the codes, +48 i32 sum of the codes of the last 16, +52 both sums negated as i16, +56 f32 sum of all values * 2^96; or
+//   +0 f32 scale * 2^96, +4 f32 sum of the first 16 values * 2^96, +8 f32 sum of the last 16, +12 f32 sum of all values * 2^96,
+//   +16 i8[32] the codes, +48 i16 sums of the codes of the first and of the last 16, both negated; or
 //   +64 i16[32] the codes
 //
 // With 4 or more rows in a step, rows are stored in quads: the blocks of 4 rows lie side by side, so that kernels reach them from one address.
 export const BYTE_BLOCK_BYTES: usize = 64
 export const WORD_BLOCK_BYTES: usize = 128
 export const BLOCK_SUMS: usize = 4
-export const BLOCK_CODES_LOW: usize = 12
+export const BLOCK_SUM: usize = 12
 export const BLOCK_I8: usize = 16
-export const BLOCK_CODES_HIGH: usize = 48
-export const BLOCK_NEGATED: usize = 52
-export const BLOCK_SUM: usize = 56
+export const BLOCK_NEGATED: usize = 48
 export const BLOCK_I16: usize = 64
 
 /** Bytes per block of a quantised form. */
@@ -99,7 +97,6 @@ function quantizeBlock(form: i32, x: usize, dst: usize): void {
     const sum =
       i32x4.extract_lane(sums, 0) + i32x4.extract_lane(sums, 1) + i32x4.extract_lane(sums, 2) + i32x4.extract_lane(sums, 3)
     store<f32>(dst + half * 4, scale * <f32>sum, BLOCK_SUMS)
-    store<i32>(dst + half * (BLOCK_CODES_HIGH - BLOCK_CODES_LOW), sum, BLOCK_CODES_LOW)
     store<i16>(dst + half * 2, <i16>-sum, BLOCK_NEGATED)
   }
   store<f32>(dst, load<f32>(dst, BLOCK_SUMS) + load<f32>(dst, BLOCK_SUMS + 4), BLOCK_SUM)

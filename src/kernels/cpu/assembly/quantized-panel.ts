@@ -11,7 +11,7 @@
 //
 // Loops are short on purpose. V8's compiler moves all of a loop body's loads to its front; a body whose loads and sums exceed the 15 vector
 // registers spills the sums, and then runs at half the speed.
-import { BLOCK_CODES_HIGH, BLOCK_CODES_LOW, BLOCK_SUM, BLOCK_SUMS } from './prepare'
+import { BLOCK_NEGATED, BLOCK_SUM, BLOCK_SUMS } from './prepare'
 import { madd, widenHigh, widenLow } from './simd'
 
 export const GROUP16: i32 = 1
@@ -37,13 +37,23 @@ export function headerBytes(flags: i32): usize {
   return 32 << (((flags & GROUP16) != 0 ? 1 : 0) + ((flags & MINS) != 0 ? 1 : 0))
 }
 
-/** What a group's sum begins with, so that codes may be stored plus `offset`. `half` (0 or not): of the columns, where groups are of 16. */
+/**
+ * `offset` as a pair of i16 for each output, the factors of a block's two sums of activations. Where groups are of 16 columns, `half` (0 or not) names
+ * the group, and the other sum's factor is 0. Make it before the loop over blocks: V8 makes it anew wherever it is written.
+ */
 // @ts-ignore: decorator
 @inline
-export function startOf(x: usize, grouped: bool, half: usize, offset: i32): v128 {
-  const low = load<i32>(x, BLOCK_CODES_LOW)
-  const high = load<i32>(x, BLOCK_CODES_HIGH)
-  return i32x4.splat(-offset * (grouped ? (half == 0 ? low : high) : low + high))
+export function offsetPairs(offset: i32, grouped: bool, half: usize): v128 {
+  const first = !grouped || half == 0 ? offset : 0
+  const last = !grouped || half != 0 ? offset << 16 : 0
+  return i32x4.splat(first | last)
+}
+
+/** What a group's sum begins with, so that codes may be stored plus an offset: the sum of the activations, negated, times the offset. */
+// @ts-ignore: decorator
+@inline
+export function startOf(x: usize, offsets: v128): v128 {
+  return i32x4.dot_i16x8_s(v128.load32_splat(x, BLOCK_NEGATED), offsets)
 }
 
 /** Adds a group's integer sums of 4 outputs to their f32 sums. */
