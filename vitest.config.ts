@@ -1,25 +1,48 @@
 import { defineConfig } from 'vitest/config'
 import { BaseSequencer, type TestSpecification } from 'vitest/node'
 
-/** Files that take long. They begin first, so that none of them runs alone at the end. */
+/** Files that take long, longest first. They begin first, so that none of them runs alone at the end. */
 const LONG = [
-  'test/kernels/webgpu.test.ts',
   'test/e2e/endings.test.ts',
-  'test/e2e/cli.test.ts',
-  'test/golden/golden.test.ts',
-  'test/e2e/attacks-fields.test.ts',
-  'src/server/ui/traces.browser.test.ts',
-  'src/rag/worker-rpc.test.ts',
-  'src/engine/structured/json-schema/json-schema.test.ts',
+  'test/kernels/webgpu.test.ts',
   'test/e2e/large-requests.test.ts',
-  'test/e2e/exporter.test.ts',
-  'src/rag/service.test.ts',
+  'src/engine/structured/json-schema/json-schema.test.ts',
+  'test/e2e/cli.test.ts',
+  'test/kernels/absent.test.ts',
+  'src/rag/worker-rpc.test.ts',
+  'test/e2e/attacks-fields.test.ts',
+  'test/kernels/isa.test.ts',
+  'src/engine/state-memory.test.ts',
+  'src/server/ui/traces.browser.test.ts',
+  'test/e2e/chat-page.test.ts',
+  'test/e2e/tools.test.ts',
   'test/e2e/rag.test.ts',
+  'test/e2e/exporter.test.ts',
+  'test/e2e/random-soak.test.ts',
+  'test/e2e/doors.test.ts',
+  'src/rag/service.test.ts',
 ]
 
+/**
+ * Tests of a unit that need a process of their own, because they start worker threads, processes or a browser, or change what belongs to the
+ * process (globals of OpenTelemetry, its memory). All other files beside the sources share processes: each module is loaded once.
+ */
+const OWN_PROCESS = [
+  'src/**/*.browser.test.ts',
+  'src/**/*.soak.test.ts',
+  'src/rag/{crash,models,service,worker-rpc}.test.ts',
+  'src/rag/stores/{journal,pgvector-*}.test.ts',
+  'src/engine/runner/worker-runner.test.ts',
+  'src/engine/{soak,state-memory}.test.ts',
+  'src/kernels/cpu/{pool,shards,shards-room}.test.ts',
+  'src/observability/{environment,live-context,metrics,otlp-exporter}.test.ts',
+]
+
+/** The long files, then those with a process of their own, then those that share: a shared process ends when a file of the other kind is next. */
 class LongestFirst extends BaseSequencer {
   override async sort(files: TestSpecification[]): Promise<TestSpecification[]> {
-    const rank = ({ moduleId }: TestSpecification) => {
+    const rank = ({ moduleId, project }: TestSpecification) => {
+      if (!project.config.isolate) return LONG.length + 1
       const index = LONG.findIndex((path) => moduleId.endsWith(path))
       return index < 0 ? LONG.length : index
     }
@@ -34,7 +57,6 @@ export default defineConfig({
     alias: [{ find: /^#dist\/(.*)\.js$/, replacement: new URL('./src/$1.ts', import.meta.url).pathname }],
   },
   test: {
-    include: ['src/**/*.test.ts', 'src/**/*.test.tsx', 'test/**/*.test.ts'],
     pool: 'forks',
     // Worker threads inherit it: their entries are TypeScript here.
     execArgv: ['--import', new URL('./test/typescript-workers.mjs', import.meta.url).href],
@@ -45,5 +67,21 @@ export default defineConfig({
     hookTimeout: 60_000,
     teardownTimeout: 10_000,
     reporters: ['default'],
+    projects: [
+      { extends: true, test: { name: 'own process', include: [...OWN_PROCESS, 'test/**/*.test.ts'] } },
+      {
+        extends: true,
+        test: {
+          name: 'shared process',
+          include: ['src/**/*.test.ts', 'src/**/*.test.tsx'],
+          exclude: OWN_PROCESS,
+          isolate: false,
+          // What a test replaced is put back before the next one.
+          restoreMocks: true,
+          unstubEnvs: true,
+          unstubGlobals: true,
+        },
+      },
+    ],
   },
 })

@@ -28,6 +28,7 @@ export interface Provocation {
   readonly run: (world: World, stream: boolean) => Promise<Outcome>
 }
 
+const isFull = (process.env['MINISERVE_TEST_LEVEL'] ?? 'default') !== 'default'
 const KEY = { authorization: 'Bearer k' }
 const LONG = { prompt: 'The river', max_tokens: 2000, ignore_eos: true }
 const SHORT = { prompt: 'The river', max_tokens: 5 }
@@ -79,8 +80,12 @@ export class World {
     return this.server('faulty', store, fault('requests'))
   }
 
+  /** A GPU that goes away: one that computes nothing, at the full level the adapter's. */
   gpu = (): Promise<ServerProcess> =>
-    this.server('gpu', ['--device=webgpu'], { ...fault('device'), MESA_SHADER_CACHE_DIR: join(homedir(), '.cache') })
+    this.server('gpu', ['--device=webgpu'], {
+      ...fault(isFull ? 'device' : 'absent-device'),
+      MESA_SHADER_CACHE_DIR: join(homedir(), '.cache'),
+    })
 
   /** Before an engine that fails or is silent; the watchdog is quick. */
   async remote(): Promise<ServerProcess> {
