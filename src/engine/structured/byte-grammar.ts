@@ -3,7 +3,7 @@
  * to the thread that hosts matchers.
  */
 import type { Automaton } from './patterns/automaton.ts'
-import { utf8, difference } from './patterns/code-points.ts'
+import { difference, intersection, singleton, utf8 } from './patterns/code-points.ts'
 import type { CodePoints } from './patterns/code-points.ts'
 import type { Regex } from './patterns/regex.ts'
 import { Unenforceable } from './unenforceable.ts'
@@ -110,7 +110,7 @@ export interface Network {
 }
 
 const MAX_STATES = 400_000
-/** Characters that a JSON string must escape. Control characters without a short escape are not allowed at all. */
+/** Characters that a JSON string must escape, and U+007F. Those without a short escape occur only where no other character is allowed. */
 const UNSAFE: CodePoints = [[0, 0x1f], [0x22, 0x22], [0x5c, 0x5c], [0x7f, 0x7f]] // prettier-ignore
 const ESCAPES: readonly (readonly [code: number, letter: string])[] = [[0x08, 'b'], [0x09, 't'], [0x0a, 'n'], [0x0c, 'f'], [0x0d, 'r'], [0x22, '"'], [0x5c, '\\']] // prettier-ignore
 
@@ -288,11 +288,19 @@ class NetworkBuilder {
   #character(set: CodePoints, encoding: Encoding, from: number, to: number): void {
     for (const bytes of utf8(encoding === 'json' ? difference(set, UNSAFE) : set)) this.#path(bytes, from, to)
     if (encoding === 'text') return
-    const escaped = ESCAPES.filter(([code]) => set.some(([low, high]) => low <= code && code <= high))
-    if (escaped.length === 0) return
+    const escaped = ESCAPES.filter(([code]) => intersection(set, singleton(code)).length > 0)
+    if (escaped.length === 0) return this.#controls(set, from, to)
     const behind = this.#state()
     this.#states[from]?.bytes.push(0x5c, 0x5c, behind)
     for (const [, letter] of escaped) this.#states[behind]?.bytes.push(letter.charCodeAt(0), letter.charCodeAt(0), to)
+  }
+
+  /** Control characters as `\\u001f`, if the set has no others. A set without any way out would end the text in the middle. */
+  #controls(set: CodePoints, from: number, to: number): void {
+    if (difference(set, UNSAFE).length > 0) return
+    for (const [low, high] of set)
+      for (let code = low; code <= high; code++)
+        this.#bytes(Buffer.from(`\\u${code.toString(16).padStart(4, '0')}`), from, to)
   }
 
   #bytes(bytes: Uint8Array, from: number, to: number): void {

@@ -37,3 +37,27 @@ export const STRING_FORMATS: ReadonlyMap<unknown, string> = new Map([
   ['iso-date-time', `${DATE}T${TIME}`],
   ['byte', '(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?'],
 ])
+
+const COUNTED_HOST = '(?:[A-Za-z0-9]+\\.)+[A-Za-z]{2,12}'
+const COUNTED_PATH = '(?:/[A-Za-z0-9._~-]+)'
+const COUNTED_URI = `https?://${COUNTED_HOST}${COUNTED_PATH}*/?`
+const COUNTED_EMAIL = `[A-Za-z0-9_+-]+@${COUNTED_HOST}`
+
+/** Limit on the characters of a text of one of the formats below: it takes the place of their own limits. */
+export const MAX_COUNTED_FORMAT = 60
+
+/** Formats that take too many states beside a length or a pattern, without limits of their own. They also match valid values only. */
+export const COUNTED_FORMATS: ReadonlyMap<unknown, string> = new Map([
+  ['hostname', COUNTED_HOST],
+  ['idn-hostname', COUNTED_HOST],
+  ['email', COUNTED_EMAIL],
+  ['idn-email', COUNTED_EMAIL],
+  ['uri', COUNTED_URI],
+  ['url', COUNTED_URI],
+  ['iri', COUNTED_URI],
+  ['uri-reference', `${COUNTED_PATH}+`],
+  ['iri-reference', `${COUNTED_PATH}+`],
+  ['uri-template', `${COUNTED_PATH}+`],
+  ['json-pointer', '(?:/[A-Za-z0-9_-]*)*'],
+  ['relative-json-pointer', '(?:0|[1-9]\\d{0,2})(?:#|(?:/[A-Za-z0-9_-]*)*)'],
+])

@@ -50,6 +50,18 @@ const everyday: Record<string, unknown> = {
   },
   'z.iso.time()': { type: 'string', pattern: '^(?:[01]\\d|2[0-3]):[0-5]\\d(?::[0-5]\\d(?:\\.\\d+)?)?$' },
   'z.iso.duration()': { type: 'string', format: 'duration' },
+  HttpUrl: { type: 'string', format: 'uri', minLength: 1, maxLength: 2083 },
+  'a short address': { type: 'string', format: 'uri', maxLength: 40 },
+  'z.email().min().max()': { type: 'string', format: 'email', minLength: 10, maxLength: 254 },
+  'an email address beside a pattern': { type: 'string', format: 'email', pattern: '@example\\.com$' },
+  'a counted host name': { type: 'string', format: 'hostname', minLength: 5, maxLength: 12 },
+  'control characters': { type: 'string', pattern: '^\\n\\cA[\\0\\x1f\\t]\\x00$' },
+  'names of control characters': {
+    type: 'object',
+    patternProperties: { '^\\x01$': { type: 'integer' } },
+    additionalProperties: false,
+    minProperties: 1,
+  },
   'min and regex': { type: 'string', minLength: 3, maxLength: 5, pattern: '^[a-z]+$' },
   'a pattern of quotes': { type: 'string', pattern: '^[ -~]{1,4}$' },
   'z.record(z.string(), z.int())': {

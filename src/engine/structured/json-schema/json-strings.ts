@@ -4,7 +4,7 @@ import { character, inOrder, regexExpression, text, times, automatonExpression }
 import type { Encoding, Expression, GrammarRules } from '../byte-grammar.ts'
 import { EVERY, singleton, difference } from '../patterns/code-points.ts'
 import type { CodePoints } from '../patterns/code-points.ts'
-import { STRING_FORMATS } from './formats.ts'
+import { COUNTED_FORMATS, MAX_COUNTED_FORMAT, STRING_FORMATS } from './formats.ts'
 import { literalOf } from '../notation.ts'
 import { partialMatch, fullMatch } from '../patterns/regex-anchors.ts'
 import { literal, looksAhead, parseRegex, repeat, set } from '../patterns/regex.ts'
@@ -55,6 +55,7 @@ export class JsonStrings {
   stringContent(parts: Conjunction, path: string, { excluded = [], mark = null }: InnerOptions = {}): Expression {
     const patterns: Regex[] = []
     const formats: Regex[] = []
+    const shortFormats: Regex[] = []
     const unwanted = excludedValues(parts)
       .filter((value) => typeof value === 'string')
       .map((value) => literal(value))
@@ -66,7 +67,10 @@ export class JsonStrings {
       if (typeof pattern === 'string') this.#addPattern(pattern, patterns, path)
       else if (pattern !== undefined) throw new Unenforceable('"pattern" that is not a string')
       const known = STRING_FORMATS.get(format)
-      if (known !== undefined) formats.push(fullMatch(parseRegex(known)))
+      if (known !== undefined) {
+        formats.push(fullMatch(parseRegex(known)))
+        shortFormats.push(fullMatch(parseRegex(COUNTED_FORMATS.get(format) ?? known)))
+      }
       if (format === 'regex') this.#note('"format" regex', path)
     }
     const asked = counts(parts, 'minLength', 'maxLength')
@@ -81,10 +85,15 @@ export class JsonStrings {
       if (isCounted && Math.max(least, most === Infinity ? 0 : most) > MAX_EXACT) return times(character(withoutFirstOf(mark), 'text'), low, high) // prettier-ignore
     }
     const lengths = isCounted ? [repeat(set(EVERY), least, most)] : []
+    const shortLengths =
+      formats.length > 0 && least <= MAX_COUNTED_FORMAT
+        ? [repeat(set(EVERY), least, Math.min(most, MAX_COUNTED_FORMAT))]
+        : lengths
     const wishes = [
-      [...patterns, ...formats, ...lengths],
-      [...formats, ...lengths],
-      [...patterns, ...lengths],
+      { languages: [...patterns, ...formats, ...lengths], omits: null },
+      { languages: [...patterns, ...shortFormats, ...shortLengths], omits: null },
+      { languages: [...formats, ...lengths], omits: '"pattern" beside "format" or a length' },
+      { languages: [...patterns, ...lengths], omits: '"format" beside "pattern" or a length' },
     ]
     return this.#firstCompilable(wishes, forbidden, mark, path)
   }
@@ -100,7 +109,7 @@ export class JsonStrings {
 
   /** The first conjunction that can be compiled. What a later one omits is reported as not enforced. */
   #firstCompilable(
-    conjunctions: readonly (readonly Regex[])[],
+    conjunctions: readonly { readonly languages: readonly Regex[]; readonly omits: string | null }[],
     excluded: readonly Regex[],
     mark: string | null,
     path: string,
@@ -108,7 +117,7 @@ export class JsonStrings {
     let why: string | null = null
     const encoding: Encoding = mark === null ? 'json' : 'text'
     const anything = [repeat(set(EVERY), 0, Infinity)]
-    for (const [i, languages] of conjunctions.entries()) {
+    for (const { languages, omits } of conjunctions) {
       if (languages.length === 0 && excluded.length === 0 && mark === null) continue
       const all = languages.length === 0 ? anything : languages
       // Excluding a mark from a long text may take too many states. Then its first character is excluded instead.
@@ -116,12 +125,12 @@ export class JsonStrings {
       for (const [own = [], others = []] of ways) {
         try {
           const automaton = intersect(own, others)
-          if (automaton !== null) return this.#reportOmitted(i, automatonExpression(automaton, encoding), path)
+          if (automaton !== null) return this.#reportOmitted(omits, automatonExpression(automaton, encoding), path)
         } catch (error) {
           if (!(error instanceof Unenforceable)) throw error
           const [only] = own
           if (only !== undefined && own.length === 1 && others.length === 0 && !looksAhead(only))
-            return this.#reportOmitted(i, regexExpression(only, encoding), path)
+            return this.#reportOmitted(omits, regexExpression(only, encoding), path)
           why = error.message
         }
       }
@@ -133,9 +142,8 @@ export class JsonStrings {
       : times(character(withoutFirstOf(mark), 'text'), 0, Infinity)
   }
 
-  #reportOmitted(i: number, found: Expression, path: string): Expression {
-    if (i === 1) this.#note('"pattern" beside "format" or a length', path)
-    if (i === 2) this.#note('"format" beside "pattern"', path)
+  #reportOmitted(omits: string | null, found: Expression, path: string): Expression {
+    if (omits !== null) this.#note(omits, path)
     return found
   }
 }
