@@ -24,6 +24,11 @@ const GROUP16 = 1
 const MINS = 2
 const NARROW = 4
 const SUPER = 8
+/** Why values cannot be packed, by the number that assembly/pack.ts stores. */
+const PACKING_FAULTS: Readonly<Record<number, string>> = {
+  1: 'the weights hold infinities or NaN',
+  2: 'the scales of 256 columns are not integers times one factor, as hasSubScales promises',
+}
 
 export interface PanelMatrix {
   readonly label: string
@@ -227,7 +232,7 @@ export class MatrixPacker {
     for (const [index, plane] of planes.entries()) await stored.read(index, plane)
   }
 
-  /** Packs a matrix while reading it. @throws when it contains infinities or NaN, and when its pieces differ in format */
+  /** Packs a matrix while reading it. @throws when its values cannot be packed (PACKING_FAULTS), and when its pieces differ in format */
   async pack(label: string, rows: number, cols: number, source: MatrixRows, gated: boolean): Promise<PanelMatrix> {
     const matrix = await this.packExpert(null, label, rows, cols, source, gated, 1, 0)
     return matrix
@@ -261,9 +266,8 @@ export class MatrixPacker {
       }
     }
     if (matrix === null) throw new Error(`${label}: has no rows`)
-    const isInvalid =
-      this.#spaces.at(matrix.memory).arena.i32(matrix.factors + numExperts * matrix.numPanels * 4, 1)[0] !== 0
-    if (isInvalid) throw new Error(`${label}: the weights hold infinities or NaN`)
+    const [fault = 0] = this.#spaces.at(matrix.memory).arena.i32(matrix.factors + numExperts * matrix.numPanels * 4, 1)
+    if (fault !== 0) throw new Error(`${label}: ${PACKING_FAULTS[fault]}`)
     return matrix
   }
 

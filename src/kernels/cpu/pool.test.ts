@@ -52,12 +52,26 @@ test('what does not fit into one memory in one piece is refused with what to try
   expect(arena.f32(high, 1)[0]).toBe(7)
 })
 
-test('weights that are not finite are refused by name', async () => {
+test('weights that cannot be packed are refused by name, with the reason', async () => {
   const backend = await createCpuBackend({ ...OPTIONS, threads: 1 })
   const values = new Uint16Array(16 * 32).fill(0x3c00)
   values[77] = 0x7c00
   await expect(backend.loadMatrix('layers.0.down', 16, 32, { format: 'f16', values })).rejects.toThrow(
     'layers.0.down: the weights hold infinities or NaN',
+  )
+  const codes = new Uint8Array((16 * 256) / 2)
+  const q4 = (scale: (i: number) => number) => ({
+    format: 'q4' as const,
+    group: 32 as const,
+    hasSubScales: true as const,
+    codes,
+    scales: Float32Array.from({ length: 16 * 8 }, (_, i) => scale(i)),
+    mins: new Float32Array(16 * 8),
+  })
+  const load = (scale: (i: number) => number) => backend.loadMatrix('layers.0.up', 16, 256, q4(scale))
+  await expect(load((i) => (i === 9 ? Infinity : 1))).rejects.toThrow('layers.0.up: the weights hold infinities or NaN')
+  await expect(load((i) => 1 / (i + 1))).rejects.toThrow(
+    'layers.0.up: the scales of 256 columns are not integers times',
   )
   await backend.close()
 })

@@ -4,6 +4,10 @@ import { narrow } from './simd'
 import { packSuperRow } from './pack-super'
 import { GROUP16, headerBytes, MINS, NARROW, OCTET, PAIR, QUAD, SUPER } from './quantized-panel'
 
+/** Why values cannot be packed; the messages are in ../matrices.ts. */
+const NOT_FINITE: i32 = 1
+const NO_COMMON_FACTOR: i32 = 2
+
 @unmanaged
 export class PackCommand {
   opcode: i32
@@ -20,7 +24,7 @@ export class PackCommand {
   panelBytes: usize
   panelStep: i32 // 2 when gate and up panels alternate
   factors: usize // f32, one per panel of dst
-  invalid: usize // i32: set when a value is infinite or NaN
+  invalid: usize // i32: set to one of the reasons above if a value cannot be packed
   counter: i32
 }
 
@@ -46,7 +50,7 @@ function packFloat(c: PackCommand, first: i32, rows: i32, dst: usize, factor: us
     const at = dst + (<usize>r << 2)
     for (let k: usize = 0; k < c.cols; k++) {
       const value = load<f32>(source + (k << 2))
-      if (!isFinite<f32>(value)) store<i32>(c.invalid, 1)
+      if (!isFinite<f32>(value)) store<i32>(c.invalid, NOT_FINITE)
       store<f32>(at + (k << 6), value)
     }
   }
@@ -77,7 +81,7 @@ function packHalf(c: PackCommand, first: i32, rows: i32, dst: usize, factor: usi
     for (let k: usize = 0; k < c.cols; k++) largest = max(largest, <u32>load<u16>(source + (k << 1)) & 0x7fff)
   }
   const exponent = <i32>(largest >> 10)
-  if (exponent == 31) store<i32>(c.invalid, 1)
+  if (exponent == 31) store<i32>(c.invalid, NOT_FINITE)
   const shift = min(10, 30 - min(30, exponent))
   for (let r = 0; r < rows; r++) {
     const source = c.source + (c.cols * (first + r) << 1)
@@ -143,7 +147,7 @@ function packQuantized(c: PackCommand, first: i32, rows: i32, dst: usize, factor
   const blockBytes = header + (wide ? 512 : 256)
   let largest = amplitude(c.scales + (groups * first << 2), groups * rows, 0)
   if (hasMins) largest = amplitude(c.mins + (groups * first << 2), groups * rows, largest)
-  if (!isFinite<f32>(largest)) store<i32>(c.invalid, 1)
+  if (!isFinite<f32>(largest)) store<i32>(c.invalid, NOT_FINITE)
   const exponent = largest == 0 ? 0 : max(-100, min(60, 14 - ((reinterpret<i32>(largest) >> 23) - 127)))
   const up = powerOfTwo(exponent)
   for (let r: usize = 0; r < <usize>rows; r++) {
@@ -153,7 +157,7 @@ function packQuantized(c: PackCommand, first: i32, rows: i32, dst: usize, factor
       const mins: usize = hasMins ? c.mins + (groups * row << 2) : 0
       const codes = c.source + (wide ? c.cols : c.cols >> 1) * row
       const isExact = packSuperRow(c.scales + (groups * row << 2), mins, codes, c.cols, c.flags, wide, r, up, dst)
-      if (!isExact) store<i32>(c.invalid, 1)
+      if (!isExact && isFinite<f32>(largest)) store<i32>(c.invalid, NO_COMMON_FACTOR)
       continue
     }
     for (let g: usize = 0; g < groups; g++) {
