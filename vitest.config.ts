@@ -25,17 +25,17 @@ const LONG = [
 
 /**
  * Tests of a unit that need a process of their own, because they start worker threads, processes or a browser, or change what belongs to the
- * process (globals of OpenTelemetry, its memory). All other files beside the sources share processes: each module is loaded once.
+ * process, or measure it (globals of OpenTelemetry, memory, the event loop). All other files beside the sources share processes: each module is loaded once.
  */
 const OWN_PROCESS = [
   'src/**/*.browser.test.ts',
   'src/**/*.soak.test.ts',
   'src/rag/{crash,models,service,worker-rpc}.test.ts',
   'src/rag/stores/{journal,pgvector-*}.test.ts',
-  'src/engine/runner/worker-runner.test.ts',
+  'src/engine/runner/{model-memory,worker-runner}.test.ts',
   'src/engine/{soak,state-memory}.test.ts',
   'src/kernels/cpu/{pool,shards,shards-room}.test.ts',
-  'src/observability/{environment,live-context,metrics,otlp-exporter}.test.ts',
+  'src/observability/{environment,event-loop-watch,live-context,metrics,otlp-exporter}.test.ts',
 ]
 
 /** The long files, then those with a process of their own, then those that share: a shared process ends when a file of the other kind is next. */
