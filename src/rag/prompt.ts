@@ -13,7 +13,9 @@ import { Slice } from './slice.ts'
 
 /** The prompt.json of a model trained to answer from documents: the parts of its prompts. */
 export const promptTemplate = z.object({
-  version: z.literal(1, { error: 'expected 1; a newer version needs a newer miniserve' }),
+  version: z.literal(1, {
+    error: ({ input }) => (Number(input) > 1 ? 'expected 1; a newer version needs a newer miniserve' : 'expected 1'),
+  }),
   /** The start of the prompt, including any token that begins a sequence. */
   header: z.string(),
   /** A document; `{text}` is replaced. */
