@@ -169,8 +169,7 @@ export class RagService {
       documents.push(document)
     }
     const result = await this.ingestDocuments(indexName, documents, options)
-    // A warning says that the file is indexed all the same.
-    return { ...result, rejected: [...unread, ...result.rejected], warnings: result.accepted > 0 ? warnings : [] }
+    return { ...result, rejected: [...unread, ...result.rejected], warnings }
   }
 
   /** Opens or makes an index for documents. @throws RagError invalid_request, index_model_mismatch */
