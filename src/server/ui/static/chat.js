@@ -349,6 +349,8 @@ async function listIndexes(chosen) {
 const counted = (number, noun) => `${number} ${noun}${number === 1 ? '' : 's'}`
 
 async function upload(files) {
+  // Before the list has come, there is no index to name.
+  if ($('index').value === '') await listIndexes()
   const index = $('index').value
   for (const file of files) {
     const status = element('span', {}, 'reading …')
