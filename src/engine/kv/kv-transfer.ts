@@ -218,8 +218,8 @@ export class KvTransfer {
       }
       const writes: (Promise<string | null> | string | null)[] = []
       try {
-        // One piece after the other, so that a long sequence is never in this process as a whole.
-        for (const [i, read] of pieces.entries()) {
+        // A piece that is stored is let go before the next one is waited for: host memory has its blocks, if it has room.
+        for (let i = 0, read = pieces.shift(); read !== undefined; i++, read = pieces.shift()) {
           const bytes = await read
           const piece = kept.slice(i * this.#blocksPerCall, (i + 1) * this.#blocksPerCall)
           for (const [j, { hash, parent, tokens }] of piece.entries()) {

@@ -44,7 +44,6 @@ export class LiteralScanner {
   /** The quote that ends the string. */
   #quote = ''
   #isKey = false
-  #numHexDigits = 0
 
   constructor(style: LiteralStyle) {
     this.#style = style
@@ -232,10 +231,8 @@ export class LiteralScanner {
 
   #readEscape(character: string): boolean {
     this.#phase = 'string'
-    const digits = HEX_DIGITS[character]
-    if (digits !== undefined) {
-      this.#numHexDigits = digits
-      this.#held = ''
+    if (HEX_DIGITS[character] !== undefined) {
+      this.#held = `\\${character}`
       this.#phase = 'hex'
     } else this.json += ESCAPES[character] ?? `\\\\${escapeJson(character)}`
     return true
@@ -243,10 +240,14 @@ export class LiteralScanner {
 
   #readHex(character: string): boolean {
     if (!/[0-9a-fA-F]/.test(character)) return false
-    this.#held += character
-    if (this.#held.length < this.#numHexDigits) return true
-    const code = Number.parseInt(this.#held, 16)
+    const digits = this.#held.slice(2) + character
+    const isComplete = digits.length === HEX_DIGITS[this.#held.charAt(1)]
+    const code = isComplete ? Number.parseInt(digits, 16) : 0
     if (code > 0x10ffff) return false
+    if (!isComplete) {
+      this.#held += character
+      return true
+    }
     this.json += code < 0x10000 ? `\\u${code.toString(16).padStart(4, '0')}` : String.fromCodePoint(code)
     this.#held = ''
     this.#phase = 'string'

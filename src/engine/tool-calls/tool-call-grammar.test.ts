@@ -123,6 +123,12 @@ it('parameters that may be an object or something else are an object', () => {
   const nullable = tool('x', { type: ['object', 'null'], properties: { a: { type: 'integer' } } })
   const grammar = toolCallGrammar(formatOf('hermes'), use({ tools: [nullable] }), tokenizer)
   expect(grammar?.functions[0]?.schema).toMatchObject({ type: 'object', properties: { a: { type: 'integer' } } })
+  const asOpenApi = toolCallGrammar(
+    formatOf('hermes'),
+    use({ tools: [tool('x', { type: 'object', nullable: true })] }),
+    tokenizer,
+  )
+  expect(asOpenApi?.functions[0]?.schema).toMatchObject({ type: 'object', nullable: false })
 })
 
 describe('a request is refused by name', () => {

@@ -110,5 +110,5 @@ function parametersSchema(tool: ToolDefinition, param: string): unknown {
   if (!typesOf(type).includes('object'))
     throw invalidField(param, 'expected a JSON schema of an object, found another type')
   const isEmpty = schema.properties === undefined && schema.additionalProperties === undefined
-  return { ...schema, type: 'object', ...(isEmpty ? { additionalProperties: false } : {}) }
+  return { ...schema, type: 'object', nullable: false, ...(isEmpty ? { additionalProperties: false } : {}) }
 }

@@ -188,6 +188,9 @@ describe('calls', () => {
     for (const word of ['nothing', 'constructor', '__proto__', 'toString'])
       for (const pieces of cuts(`<|tool_call_start|>[f(a=1, b=${word}, c=2)]<|tool_call_end|> more`))
         expect(parse('lfm2', pieces)).toEqual({ text: ' more', calls: [call('f', `{"a": 1, "b": ${word}, c=2)]`)] })
+    for (const escape of ['\\xZ', '\\uD8"', '\\U00110000'])
+      for (const pieces of cuts(`<|tool_call_start|>[f(a="x${escape}")]<|tool_call_end|> more`))
+        expect(parse('lfm2', pieces)).toEqual({ text: ' more', calls: [call('f', `{"a": "x${escape}")]`)] })
   })
 
   it('that nothing readable follows stand, and the rest is content', () => {

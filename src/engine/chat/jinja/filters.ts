@@ -319,7 +319,7 @@ export const FILTERS: ReadonlyMap<string, Filter> = new Map<string, Filter>([
   ['string', (value) => textOf(value)],
   ['striptags', text(stripTags)],
   ['sum', sum],
-  ['title', text((given) => (given.match(TITLE_PART) ?? []).map((part) => capitalize(part)).join(''))],
+  ['title', text(title)],
   ['tojson', tojson],
   ['trim', (value, args) => strip(textOf(value), bindArguments('trim', ['chars'], args).chars, 'both')],
   ['truncate', truncate],
@@ -327,6 +327,15 @@ export const FILTERS: ReadonlyMap<string, Filter> = new Map<string, Filter>([
   ['urlencode', urlencode],
   ['wordcount', (value) => BigInt((textOf(value).match(/[\p{L}\p{N}_]+/gu) ?? []).length)],
 ])
+
+/** Words with an upper case character first: where str.title() has a title case one (ß: Ss), the filter has SS. */
+function title(given: string): string {
+  const words = (given.match(TITLE_PART) ?? []).map((word) => {
+    const [first = ''] = word
+    return first.toUpperCase() + word.slice(first.length).toLowerCase()
+  })
+  return words.join('')
+}
 
 /** The text without comments and tags, its words one space apart. From the first tag without an end on, everything is text. */
 function stripTags(given: string): string {

@@ -39,7 +39,7 @@ function parseInteger(given: string, base: number): bigint | null {
 /** As Python's float(text); null: it is none. */
 function parseFloatText(given: string): number | null {
   const trimmed = stripEnd(stripStart(given)).toLowerCase()
-  if (/^[-+]?(?:\d[\d_]*(?:\.(?:\d[\d_]*)?)?|\.\d[\d_]*)(?:e[-+]?\d+)?$/.test(trimmed)) return Number(trimmed.replaceAll('_', '')) // prettier-ignore
+  if (/^[-+]?(?:\d(?:_?\d)*(?:\.(?:\d(?:_?\d)*)?)?|\.\d(?:_?\d)*)(?:e[-+]?\d(?:_?\d)*)?$/.test(trimmed)) return Number(trimmed.replaceAll('_', '')) // prettier-ignore
   const [, sign, name] = /^([-+]?)(inf|infinity|nan)$/.exec(trimmed) ?? []
   if (name === undefined) return null
   return name === 'nan' ? NaN : sign === '-' ? -Infinity : Infinity
