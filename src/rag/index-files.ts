@@ -105,12 +105,13 @@ async function indexWith(
     gone.push(id)
   }
   const deleted = gone.length > 0 ? await index.delete(gone) : 0
+  const isRejected = new Set(result.rejected.map(({ id }) => id))
   return {
     ...result,
     accepted: result.accepted + numUntouched,
     unchanged: result.unchanged + numUntouched,
     rejected: [...rejected, ...result.rejected],
-    warnings,
+    warnings: warnings.filter(({ id }) => !isRejected.has(id)),
     numFiles: files.length,
     deleted,
   }

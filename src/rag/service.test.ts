@@ -572,11 +572,14 @@ describe('miniserve rag index', () => {
     const root = join(folder, 'latin')
     mkdirSync(root)
     writeFileSync(join(root, 'menu.txt'), Buffer.from('caf\xe9', 'latin1'))
+    writeFileSync(join(root, 'blank.txt'), Buffer.from([0xa0, 0xa0]))
     for (const counts of ['1 new or changed, 0 unchanged', '0 new or changed, 1 unchanged']) {
       const { code, out } = await run([root], 'latin')
       expect(code).toBe(0)
       expect(out).toContain('warning latin/menu.txt: the text is not UTF-8; it is read as Windows-1252\n')
-      expect(out).toContain(`(${counts}, 0 deleted, 0 skipped;`)
+      expect(out).toContain('skipped latin/blank.txt')
+      expect(out).not.toContain('warning latin/blank.txt')
+      expect(out).toContain(`(${counts}, 0 deleted, 1 skipped;`)
     }
     expect((await rag.getDocument('latin', 'latin/menu.txt')).chunks[0]?.text).toBe('café')
     expect(

@@ -169,7 +169,8 @@ export class RagService {
       documents.push(document)
     }
     const result = await this.ingestDocuments(indexName, documents, options)
-    return { ...result, rejected: [...unread, ...result.rejected], warnings }
+    // A warning means that the file is indexed all the same.
+    return { ...result, rejected: [...unread, ...result.rejected], warnings: result.accepted > 0 ? warnings : [] }
   }
 
   /** Opens or makes an index for documents. @throws RagError invalid_request, index_model_mismatch */

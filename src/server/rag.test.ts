@@ -255,6 +255,12 @@ describe('POST /v1/rag/files', () => {
       rejected: [],
       warnings: [{ id: 'menu.txt', reason: 'the text is not UTF-8; it is read as Windows-1252' }],
     })
+    // Spaces of that encoding only: not indexed, so without a warning.
+    expect((await put('blank.txt', Buffer.from([0xa0, 0xa0]))).json).toMatchObject({
+      accepted: 0,
+      rejected: [{ id: 'blank.txt' }],
+      warnings: [],
+    })
     expect((await put('photo.png', Buffer.from([0x89, 0xff]))).json).toMatchObject({
       accepted: 0,
       rejected: [{ id: 'photo.png', reason: expect.stringMatching(/^expected UTF-8 text; the kinds that are read/) }],

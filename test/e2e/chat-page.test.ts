@@ -135,7 +135,14 @@ describe.skipIf(!hasChromium)(`the chat page in Chromium${hasChromium ? '' : ` (
   })
 
   it('says of each file whether it is indexed, with its warnings', async () => {
-    const page = await visit(open.url)
+    const page = await visit('about:blank')
+    // The list of indexes comes after the first file was sent.
+    const sent = page.waitForRequest(/\/v1\/rag\/files\?/)
+    await page.route('**/v1/rag/indexes', async (route) => {
+      await sent
+      await route.continue()
+    })
+    await page.goto(open.url)
     await page.setInputFiles('#files', [
       { name: 'menu.txt', mimeType: 'text/plain', buffer: Buffer.from('The caf\xe9 opens at nine.', 'latin1') },
       { name: 'empty.txt', mimeType: 'text/plain', buffer: Buffer.alloc(0) },

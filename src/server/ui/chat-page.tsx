@@ -89,7 +89,7 @@ export function ChatPage({ visitor, hasRetrieval }: ChatPageProps) {
               </label>
             </div>
             <label class="drop" id="drop">
-              <input id="files" type="file" multiple />
+              <input id="files" type="file" multiple disabled />
               Drop documents here or choose files. They are added to the selected index and replace built-in documents.
             </label>
             <ul id="uploads" aria-live="polite"></ul>

@@ -349,23 +349,20 @@ async function listIndexes(chosen) {
 const counted = (number, noun) => `${number} ${noun}${number === 1 ? '' : 's'}`
 
 async function upload(files) {
-  // Before the list has come, there is no index to name.
-  if ($('index').value === '') await listIndexes()
-  const index = $('index').value
+  // Before the list has come there is no index to name, and the server takes its default.
+  const index = $('index').value || undefined
   for (const file of files) {
     const status = element('span', {}, 'reading …')
     $('uploads').append(element('li', {}, `${file.name}: `, status))
     try {
       if (file.size === 0) throw new Error('the file is empty')
       status.textContent = 'indexing …'
-      const response = await fetch(
-        `/v1/rag/files?index=${encodeURIComponent(index)}&name=${encodeURIComponent(file.name)}`,
-        {
-          method: 'POST',
-          headers: { 'content-type': 'application/octet-stream' },
-          body: file,
-        },
-      )
+      const query = new URLSearchParams({ ...(index && { index }), name: file.name })
+      const response = await fetch(`/v1/rag/files?${query}`, {
+        method: 'POST',
+        headers: { 'content-type': 'application/octet-stream' },
+        body: file,
+      })
       if (!response.ok) throw new Error(await errorOf(response))
       const { accepted, rejected, warnings, chunks } = await response.json()
       status.textContent =
@@ -403,6 +400,7 @@ $('clear').addEventListener('click', () => {
 })
 const drop = $('drop')
 if (drop) {
+  $('files').disabled = false
   $('files').addEventListener('change', async (event) => {
     await upload([...event.target.files])
     event.target.value = ''
