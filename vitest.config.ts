@@ -32,19 +32,19 @@ const OWN_PROCESS = [
   'src/**/*.soak.test.ts',
   'src/rag/{crash,models,service,worker-rpc}.test.ts',
   'src/rag/stores/{journal,pgvector-*}.test.ts',
-  'src/engine/runner/{model-memory,worker-runner}.test.ts',
+  'src/engine/runner/{model-memory,runner-thread,worker-runner}.test.ts',
   'src/engine/{soak,state-memory}.test.ts',
   'src/kernels/cpu/{pool,shards,shards-room}.test.ts',
   'src/observability/{environment,event-loop-watch,live-context,metrics,otlp-exporter}.test.ts',
 ]
 
-/** The long files, then those with a process of their own, then those that share: a shared process ends when a file of the other kind is next. */
+/** First those with a process of their own, then those that share: a shared process ends when a file of the other kind is next. In both, the long ones first. */
 class LongestFirst extends BaseSequencer {
   override async sort(files: TestSpecification[]): Promise<TestSpecification[]> {
     const rank = ({ moduleId, project }: TestSpecification) => {
-      if (!project.config.isolate) return LONG.length + 1
       const index = LONG.findIndex((path) => moduleId.endsWith(path))
-      return index < 0 ? LONG.length : index
+      const place = index < 0 ? LONG.length : index
+      return project.config.isolate ? place : LONG.length + 1 + place
     }
     return (await super.sort(files)).toSorted((a, b) => rank(a) - rank(b))
   }

@@ -1,6 +1,6 @@
 /** The embedding model as the main thread sees it. */
 import type { TextRole } from '../engine/runner/encoder/text-model.ts'
-import { INGEST_PRIORITY, QUERY_PRIORITY, type EmbedderApi, type LoadedEmbedder } from './model-api.ts'
+import { INGEST_PRIORITY, QUERY_PRIORITY, type EmbedderApi, type Embeddings, type LoadedEmbedder } from './model-api.ts'
 import { shared } from '../promises.ts'
 import type { WorkerClient } from './worker-rpc.ts'
 
@@ -18,7 +18,7 @@ export interface Embedder {
   /** Loads the model if necessary. An index belongs to one fingerprint and number of dimensions. */
   load(): Promise<LoadedEmbedder>
   /** Embeds any number of texts. Texts that are too long are cut. */
-  embed(texts: readonly string[], options: EmbedOptions): Promise<EmbedderApi<never>['embed']['result']>
+  embed(texts: readonly string[], options: EmbedOptions): Promise<Embeddings>
   /** Token counts, special tokens left out. */
   countTokens(texts: readonly string[], options?: { readonly signal?: AbortSignal }): Promise<readonly number[]>
   /** Texts of token ids of this model's tokenizer; null if an id is unknown. */

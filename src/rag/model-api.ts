@@ -13,6 +13,13 @@ export interface LoadedEmbedder {
   readonly maxTokens: number
 }
 
+export interface Embeddings {
+  /** [texts, dimensions] f32. Vectors of queries and documents have length 1; those of plain texts have the length that the model gives them. */
+  readonly vectors: Float32Array<ArrayBuffer>
+  /** Tokens read of each text, special tokens included. */
+  readonly numTokens: readonly number[]
+}
+
 export interface LoadedReranker {
   /** Time per pair of a question and a passage, measured on this machine. */
   readonly msPerPair: number
@@ -26,13 +33,10 @@ export interface Passage {
 
 export interface EmbedderApi<Source> {
   readonly loadEmbedder: { readonly params: { readonly model: Source }; readonly result: LoadedEmbedder }
-  /**
-   * Vectors [texts, dimensions] and the tokens read of each text, special tokens included. Longer texts are cut. The vectors of queries and
-   * documents have length 1; those of plain texts have the length that the model gives them.
-   */
+  /** Longer texts are cut. */
   readonly embed: {
     readonly params: { readonly model: Source; readonly texts: readonly string[]; readonly role: TextRole }
-    readonly result: { readonly vectors: Float32Array<ArrayBuffer>; readonly numTokens: readonly number[] }
+    readonly result: Embeddings
   }
   /** Token counts without special tokens. */
   readonly countTokens: {

@@ -1,10 +1,9 @@
 /** The worker's side of embedding and reranking models, the same for every runtime. */
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import type { TextRole } from '../engine/runner/encoder/text-model.ts'
-import type { EmbedderApi, RerankerApi } from './model-api.ts'
+import type { EmbedderApi, Embeddings, RerankerApi } from './model-api.ts'
 import { Transferred, type CallHandlers } from './worker-rpc.ts'
 
-type Embedded = EmbedderApi<never>['embed']['result']
 type Scored = RerankerApi<never>['rerank']['result']
 
 /** A loaded embedding model. */
@@ -13,7 +12,7 @@ export interface WorkerEmbedder {
   readonly digest: string | null
   readonly dimensions: number
   readonly maxTokens: number
-  embed(texts: readonly string[], role: TextRole): Embedded | Promise<Embedded>
+  embed(texts: readonly string[], role: TextRole): Embeddings | Promise<Embeddings>
   countTokens(text: string): number
   decode(ids: readonly number[]): string | null
 }

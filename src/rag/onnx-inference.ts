@@ -1,7 +1,7 @@
 /** Embeds texts and scores pairs of texts with models in ONNX. */
 import type { TextRole } from '../engine/runner/encoder/text-model.ts'
 import { modelUnavailable } from './errors.ts'
-import type { EmbedderApi } from './model-api.ts'
+import type { Embeddings } from './model-api.ts'
 import type { WorkerEmbedder } from './model-worker.ts'
 import type { OnnxSource } from './models.ts'
 import { digestOf, loadOnnxModel, type Encoded, type OnnxModel, onnxRuntime, type Tensor } from './onnx.ts'
@@ -75,11 +75,7 @@ function encodeBatch(
 }
 
 /** Vectors of length 1. */
-async function embed(
-  model: OnnxModel,
-  texts: readonly string[],
-  role: TextRole,
-): Promise<EmbedderApi<never>['embed']['result']> {
+async function embed(model: OnnxModel, texts: readonly string[], role: TextRole): Promise<Embeddings> {
   const { session, settings } = model
   const { inputs, numTokens } = encodeBatch(
     model,

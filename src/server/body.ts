@@ -145,16 +145,19 @@ function inviteBody(c: Context<AppEnv>): void {
 export const isExpecting = (c: Context<AppEnv>): boolean => c.req.header('expect')?.toLowerCase() === '100-continue'
 
 /** @throws ApiError 408 after `timeoutMs`, 499 when the stream breaks: only a client that went away breaks it. */
-function readChunk(
+async function readChunk(
   reader: ReadableStreamDefaultReader<Uint8Array>,
   timeoutMs: number,
 ): Promise<Awaited<ReturnType<typeof reader.read>>> {
   const chunk = reader.read().catch((error: unknown) => {
     throw clientGone(error)
   })
-  return untilLate(chunk, timeoutMs, () => {
-    // Otherwise the pending read would never end.
+  const late = () => new ApiError('request_timeout', 'body: expected the rest of it in time, found no end')
+  try {
+    return await untilLate(chunk, timeoutMs, late)
+  } catch (error) {
+    // Otherwise a read that is late would never end. Not before the error: the read would end as if the body had.
     reader.cancel().catch(() => {})
-    return new ApiError('request_timeout', 'body: expected the rest of it in time, found no end')
-  })
+    throw error
+  }
 }

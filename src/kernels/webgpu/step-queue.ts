@@ -38,7 +38,7 @@ type Submitted = Omit<StepOutput, 'logits' | 'pooled'> & { readonly values: Floa
 
 /**
  * The queues of this thread that are in use. Dawn aborts the process if a thread ends, by an exception or process.exit, while a promise of mapAsync is
- * pending. Destroying the buffer settles the promise at once.
+ * pending. Destroying the buffer settles the promise at once. A thread that is ended from outside while it is blocked runs no such code.
  */
 const queues = new Set<StepQueue>()
 process.on('exit', () => {
