@@ -83,10 +83,10 @@ row(
   ISA,
 )
 const host = results('host')
-for (const { batch, dispatches, hostMs } of host?.rows ?? []) {
+for (const { batch, dispatches, hostMs, bareMs } of host?.rows ?? []) {
   row(
     `WebGPU decode step of ${host.layers} layers, batch ${batch}, processor time of the host`,
-    `${number(hostMs, 2)} ms, ${dispatches} dispatches`,
+    `${number(hostMs, 2)} ms, ${dispatches} dispatches; ${number(bareMs, 2)} ms for as many bare calls of Dawn's Node binding`,
     'npm run bench -- host',
   )
 }
