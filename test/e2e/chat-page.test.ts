@@ -92,11 +92,14 @@ describe.skipIf(!hasChromium)(`the chat page in Chromium${hasChromium ? '' : ` (
   it('stops when it is told to, and goes on with the conversation', async () => {
     const page = await visit(open.url)
     // How long an answer is must not decide whether there is a button to click, or when the next one ends.
-    const lengths = [{ ignore_eos: true, max_completion_tokens: 6000 }, { max_completion_tokens: 8 }]
-    await page.route('**/v1/chat/completions', (route) =>
-      route.continue({ postData: JSON.stringify({ ...route.request().postDataJSON(), ...lengths.shift() }) }),
-    )
+    await page.route('**/v1/chat/completions', (route) => {
+      const body = route.request().postDataJSON()
+      const length =
+        body.messages.length === 1 ? { ignore_eos: true, max_completion_tokens: 6000 } : { max_completion_tokens: 8 }
+      return route.continue({ postData: JSON.stringify({ ...body, ...length }) })
+    })
     await ask(page, 'Tell me everything about the town by the river, from the beginning.')
+    await lastAnswer(page).locator('.body', { hasText: /\w/ }).waitFor()
     await page.locator('#stop').click()
     await page.locator('#send').waitFor()
     await ask(page, 'And the bridge?')
