@@ -24,7 +24,7 @@ import { setSpanRegistry, SpanRegistry } from './span-registry.ts'
 import { createTailSampler, type SamplingDecision, type TailSamplingOptions } from './tail-sampling.ts'
 import { storedStep, storedTrace } from './stored-trace.ts'
 import { Subscribers } from './subscribers.ts'
-import { TraceStore } from './trace-store.ts'
+import { TraceStore, type TraceViewer } from './trace-store.ts'
 import { createTracing, type ExportNames, type Tracing } from './tracing.ts'
 
 export interface ObservabilityOptions {
@@ -206,6 +206,13 @@ export class Observability implements TraceHost {
 
   find(requestId: string): RequestTrace | undefined {
     return this.#requests.find(requestId)
+  }
+
+  /** Resolves when the recorded requests of a trace that are open now, and that the viewer may see, are stored; null: there are none. */
+  whenStored(traceId: string, viewer: TraceViewer): Promise<unknown> | null {
+    return this.#requests.whenClosed(
+      (trace) => trace.spans !== null && trace.traceId === traceId && (viewer.isAdmin || trace.keyId === viewer.keyId),
+    )
   }
 
   #openLazy(requestId: string): RequestTrace | undefined {

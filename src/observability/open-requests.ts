@@ -14,6 +14,8 @@ export class OpenRequests {
   readonly #closing = new Map<string, RequestTrace>()
   /** Ids of recently closed requests: a late event must not open another root. */
   readonly #recentlyClosed = new Set<string>()
+  /** What waits for a request to be closed. */
+  readonly #waiting = new Map<RequestTrace, (() => void)[]>()
   readonly #leakAfterMs: number
   readonly #watchdog: NodeJS.Timeout
 
@@ -53,8 +55,19 @@ export class OpenRequests {
     return true
   }
 
+  /** Resolves when the requests that are open now and pass `filter` have been closed; null: there are none. */
+  whenClosed(filter: (trace: RequestTrace) => boolean): Promise<unknown> | null {
+    const found = [...this.#open.values(), ...this.#closing.values()].filter(filter)
+    if (found.length === 0) return null
+    const closed = (trace: RequestTrace): Promise<void> =>
+      new Promise((resolve) => this.#waiting.set(trace, [...(this.#waiting.get(trace) ?? []), resolve]))
+    return Promise.all(found.map(closed))
+  }
+
   closed(trace: RequestTrace): void {
     this.#closing.delete(trace.requestId)
+    for (const resolve of this.#waiting.get(trace) ?? []) resolve()
+    this.#waiting.delete(trace)
     this.#recentlyClosed.add(trace.requestId)
     if (this.#recentlyClosed.size <= MAX_RECENT) return
     for (const oldest of this.#recentlyClosed) {

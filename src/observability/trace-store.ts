@@ -3,7 +3,7 @@ import { matches, type TraceQuery } from './trace-filter.ts'
 import type { StoredTrace } from './stored-trace.ts'
 
 /** The caller that reads traces. */
-interface TraceViewer {
+export interface TraceViewer {
   readonly keyId: string
   readonly isAdmin: boolean
 }

@@ -105,7 +105,7 @@ export function createApp(parts: AppParts): Hono<AppEnv> {
     ...messagesHandlers(generation),
     ...tokenizeHandlers(state),
     showChat: (c) => html(c, ChatPage({ visitor: visitorOf(c, canSignIn), hasRetrieval: rag !== null })),
-    ...traceHandlers({ store: observability.store, canSignIn }),
+    ...traceHandlers({ observability, canSignIn }),
     ...probeHandlers({
       state,
       version: parts.version,

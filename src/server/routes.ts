@@ -11,7 +11,7 @@ import type { AdmissionPool } from './admission.ts'
 import { countTokensRequest, messagesRequest } from './messages/wire.ts'
 import * as answer from './response-bodies.ts'
 import { responsesRequest } from './responses/wire.ts'
-import { traceQuery } from './trace-query.ts'
+import { MAX_WAIT_SECONDS, traceQuery } from './trace-query.ts'
 import { list } from './validation.ts'
 import { chatRequest, completionRequest, detokenizeRequest, tokenizeRequest } from './wire.ts'
 import {
@@ -68,6 +68,7 @@ const remove = { method: 'DELETE' } as const
 const page = { tag: 'Pages', answer: 'text/html', session: 'page' } as const
 const probe = { ...get, tag: 'Server' } as const
 const ofIndex = z.object({ index: indexNameText.optional() })
+const waitSeconds = z.coerce.number().int().min(0).max(MAX_WAIT_SECONDS).optional()
 const pageNumber = z.coerce.number().int().min(1).optional()
 const oneOf = (values: readonly string[]) => z.enum(values).optional()
 
@@ -267,14 +268,14 @@ export const ROUTES = {
     ...traces,
     path: '/v1/traces/:traceId',
     summary: 'One trace, as otlp, tempo, grafana or jaeger JSON',
-    query: z.object({ format: oneOf(TRACE_FORMATS), page: pageNumber }),
+    query: z.object({ format: oneOf(TRACE_FORMATS), page: pageNumber, wait: waitSeconds }),
     answer: answer.trace,
   },
   validateTrace: {
     ...traces,
     path: '/v1/traces/:traceId/validate',
     summary: 'A trace validated against the span contract',
-    query: z.object({ level: oneOf(CONTRACT_LEVELS), page: pageNumber }),
+    query: z.object({ level: oneOf(CONTRACT_LEVELS), page: pageNumber, wait: waitSeconds }),
     answer: answer.validation,
   },
   showChat: { ...page, ...get, path: '/', summary: 'The chat page' },

@@ -22,7 +22,7 @@ function app(known: Keys = keys): Hono<AppEnv> {
   hono.onError(renderError)
   hono.use(requestTrace(observability))
   hono.use(requireKey(known, new FailedAttempts()))
-  registerRoutes(hono, { ...sessionHandlers(known), ...traceHandlers({ store: observability.store, canSignIn: true }) })
+  registerRoutes(hono, { ...sessionHandlers(known), ...traceHandlers({ observability, canSignIn: true }) })
   return hono.post('/v1/completions', (c) => c.json({})).get('/metrics', (c) => c.text(''))
 }
 

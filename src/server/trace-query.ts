@@ -31,6 +31,9 @@ export const traceQuery = z.object({
   limit: optional(count.max(1000, 'at most 1000')),
 })
 
+/** Longest wait for a trace whose requests still run. */
+export const MAX_WAIT_SECONDS = 60
+
 const toEpochMs = (value: string): number => (/^\d+$/.test(value) ? Number(value) : Date.parse(value))
 
 /** The query as the trace store takes it. @throws ApiError 400 naming the parameter */

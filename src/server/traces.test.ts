@@ -15,7 +15,7 @@ let failedId: string
 /** The routes as the server mounts them, with the caller a test wants. */
 function app(
   caller: { readonly keyId: string; readonly isAdmin: boolean } = { keyId: 'alice', isAdmin: false },
-  { store } = observability,
+  observed = observability,
 ) {
   const hono = new Hono<AppEnv>()
   hono.use(async (c, next) => {
@@ -26,7 +26,7 @@ function app(
     const apiError = toApiError(error, '')
     return c.json(toErrorBody(apiError), apiError.status)
   })
-  registerRoutes(hono, traceHandlers({ store, canSignIn: false }))
+  registerRoutes(hono, traceHandlers({ observability: observed, canSignIn: false }))
   return hono
 }
 
@@ -103,6 +103,29 @@ describe('/v1/traces', () => {
       expect(response.status).toBe(404)
       expect(await response.json()).toMatchObject({ error: { code: 'trace_not_found' } })
     }
+  })
+
+  it('waits for a trace while a request of the caller runs', async () => {
+    const own = testObservability()
+    const { trace } = await play(own, 'formatting', { input: { keyId: 'alice' } })
+    const path = `/v1/traces/${trace.traceId}?wait=60`
+    const answer = app(undefined, own).request(path)
+    expect((await app({ keyId: 'bob', isAdmin: false }, own).request(path)).status).toBe(404)
+    const gone = new AbortController()
+    const unheard = app(admin, own).request(path, { signal: gone.signal })
+    gone.abort()
+    expect((await unheard).status).toBe(404)
+    trace.finish({ ending: 'success', status: 200 })
+    expect((await answer).status).toBe(200)
+    // Nothing runs: there is nothing to wait for.
+    expect((await app(undefined, own).request(`/v1/traces/${'e'.repeat(32)}?wait=60`)).status).toBe(404)
+    await own.shutdown(100)
+  })
+
+  it.each(['-1', '61', '1.5', 'long'])('refuses to wait for %s seconds', async (wait) => {
+    const response = await app().request(`/v1/traces/${traceId}?wait=${wait}`)
+    expect(response.status).toBe(400)
+    expect(await response.json()).toMatchObject({ error: { param: 'wait' } })
   })
 
   it('holds a stored trace against the contract', async () => {

@@ -6,12 +6,13 @@ import { CONTRACT_LEVELS } from '../observability/contract/span-spec.ts'
 import { spansToOtlp } from '../observability/otlp.ts'
 import { TRACE_FORMATS, writeTraces } from '../observability/trace-formats.ts'
 import type { StoredTrace } from '../observability/stored-trace.ts'
-import type { TraceStore } from '../observability/trace-store.ts'
+import type { Observability } from '../observability/observability.ts'
 import { validateTraces } from '../observability/validate.ts'
+import { endedWithin, untilAborted } from '../promises.ts'
 import type { AppEnv } from './env.ts'
 import { ApiError, invalidRequest } from './errors.ts'
 import { handlersOf } from './router.ts'
-import { parseTraceQuery } from './trace-query.ts'
+import { MAX_WAIT_SECONDS, parseTraceQuery } from './trace-query.ts'
 import { html, visitorOf } from './ui/layout.tsx'
 import { choicesOf, TraceListPage } from './ui/trace-list.tsx'
 import { TracePage } from './ui/trace-page.tsx'
@@ -31,21 +32,33 @@ const TREES_PER_PAGE = 20
 const TREES_PER_ANSWER = 100
 
 interface TraceRouteParts {
-  readonly store: TraceStore
+  readonly observability: Pick<Observability, 'store' | 'whenStored'>
   /** Whether there are keys to sign in with. */
   readonly canSignIn: boolean
 }
 
 /** Handlers of `/v1/traces` and the trace pages. */
-export function traceHandlers({ store, canSignIn }: TraceRouteParts) {
+export function traceHandlers({ observability, canSignIn }: TraceRouteParts) {
+  const { store } = observability
   const assets = new Map(
     Object.keys(ASSETS).map((name) => [name, readFileSync(new URL(`./ui/static/${name}`, import.meta.url), 'utf8')]),
   )
 
+  const traceIdOf = (c: Context<AppEnv>): string => (c.req.param('traceId') ?? '').toLowerCase()
+
+  /** Waits for the requests of the trace that still run, as long as the `wait` parameter says. */
+  const waitForTrace = async (c: Context<AppEnv>): Promise<void> => {
+    const asked = c.req.query('wait') ?? '0'
+    const seconds = /^\d{1,3}$/.test(asked) ? Number(asked) : Infinity
+    if (seconds > MAX_WAIT_SECONDS)
+      throw invalidRequest(`wait: expected whole seconds, 0 to ${MAX_WAIT_SECONDS}, found something else`, 'wait')
+    const stored = seconds > 0 ? observability.whenStored(traceIdOf(c), c.get('caller')) : null
+    if (stored) await endedWithin(seconds * 1000, untilAborted(stored, c.req.raw.signal))
+  }
+
   /** A page of the trees of a trace, counted from 1. It has one tree for each request with its trace id. */
   const treesOf = (c: Context<AppEnv>, perPage: number) => {
-    const traceId = (c.req.param('traceId') ?? '').toLowerCase()
-    const trees = store.get(traceId, c.get('caller'))
+    const trees = store.get(traceIdOf(c), c.get('caller'))
     if (trees.length === 0) {
       throw new ApiError(
         'trace_not_found',
@@ -61,7 +74,8 @@ export function traceHandlers({ store, canSignIn }: TraceRouteParts) {
   }
 
   /** The spans of a page of trees. A warning reports that there are more pages. */
-  const spansOf = (c: Context<AppEnv>) => {
+  const spansOf = async (c: Context<AppEnv>) => {
+    await waitForTrace(c)
     const { trees, page, numPages } = treesOf(c, TREES_PER_ANSWER)
     if (numPages > 1) {
       const text = `page ${page} of ${numPages}: the trace has more requests than one response shows; use ?page= for the others`
@@ -72,14 +86,14 @@ export function traceHandlers({ store, canSignIn }: TraceRouteParts) {
 
   return handlersOf({
     listTraces: (c) => c.json({ traces: store.list(parseTraceQuery(c.req.query()), c.get('caller')).map(toWire) }),
-    getTrace: (c) => {
+    getTrace: async (c) => {
       const format = TRACE_FORMATS.find((known) => known === (c.req.query('format') ?? 'otlp'))
       if (!format)
         throw invalidRequest(`format: expected one of ${TRACE_FORMATS.join(', ')}, found something else`, 'format')
-      return c.json(writeTraces(spansToOtlp(spansOf(c)), format) as object)
+      return c.json(writeTraces(spansToOtlp(await spansOf(c)), format) as object)
     },
-    validateTrace: (c) => {
-      const spans = spansOf(c)
+    validateTrace: async (c) => {
+      const spans = await spansOf(c)
       const wanted = c.req.query('level')
       const level =
         wanted === undefined

@@ -36,7 +36,7 @@ describe.skipIf(!hasChromium)(`signing in with Chromium${hasChromium ? '' : ` (s
     // The worst that an operator can allow.
     app.use(allowOrigins(['*']))
     app.use(requireKey(keys, new FailedAttempts()))
-    registerRoutes(app, { ...sessionHandlers(keys), ...traceHandlers({ store: observability.store, canSignIn: true }) })
+    registerRoutes(app, { ...sessionHandlers(keys), ...traceHandlers({ observability, canSignIn: true }) })
     app.post('/v1/completions', (c) => {
       numGenerations++
       return c.json({})

@@ -75,7 +75,7 @@ describe.skipIf(!hasChromium)(`trace pages in Chromium${hasChromium ? '' : ` (sk
       c.set('caller', { keyId: 'anonymous', isAdmin: true, cacheSalt: '', limits: null, indexes: SERVER_ACCESS })
       await next()
     })
-    registerRoutes(app, traceHandlers({ store: observability.store, canSignIn: false }))
+    registerRoutes(app, traceHandlers({ observability, canSignIn: false }))
     const listening = await listen(app)
     server = listening.server
     url = `http://127.0.0.1:${listening.port}`

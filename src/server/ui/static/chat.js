@@ -294,32 +294,28 @@ async function showTrace(footer, traceId) {
   const link = element('a', { href: `/traces/${traceId}` }, 'Trace')
   const line = element('p', { className: 'trace' }, link)
   footer.append(line)
-  for (const delayMs of [50, 200, 800, 2000, 5000, 10_000]) {
-    await new Promise((resolve) => setTimeout(resolve, delayMs))
-    const response = await fetch(`/v1/traces/${traceId}`)
-    if (!response.ok) continue
-    const spans = (await response.json()).resourceSpans.flatMap(({ scopeSpans }) =>
-      scopeSpans.flatMap(({ spans: some }) => some),
-    )
-    const milliseconds = (span) => Number(BigInt(span.endTimeUnixNano) - BigInt(span.startTimeUnixNano)) / 1e6
-    const root = spans.find(({ name }) => name === 'http.handler')
-    if (!root) continue
-    const bar = element('span', { className: 'stages', role: 'img' })
-    const words = []
-    for (const [name, stage] of Object.entries(STAGES)) {
-      const span = spans.find((other) => other.name === name)
-      if (!span) continue
-      const part = element('span', { className: stage })
-      part.style.flexGrow = String(Math.max(milliseconds(span), 0.001))
-      bar.append(part)
-      words.push(`${stage} ${milliseconds(span).toFixed(1)} ms`)
-    }
-    bar.title = words.join(', ')
-    bar.setAttribute('aria-label', `Stages: ${bar.title}`)
-    line.prepend(bar)
-    link.textContent = `Trace (${milliseconds(root).toFixed(0)} ms)`
-    return
+  const response = await fetch(`/v1/traces/${traceId}?wait=20`)
+  if (!response.ok) return
+  const spans = (await response.json()).resourceSpans.flatMap(({ scopeSpans }) =>
+    scopeSpans.flatMap(({ spans: some }) => some),
+  )
+  const milliseconds = (span) => Number(BigInt(span.endTimeUnixNano) - BigInt(span.startTimeUnixNano)) / 1e6
+  const root = spans.find(({ name }) => name === 'http.handler')
+  if (!root) return
+  const bar = element('span', { className: 'stages', role: 'img' })
+  const words = []
+  for (const [name, stage] of Object.entries(STAGES)) {
+    const span = spans.find((other) => other.name === name)
+    if (!span) continue
+    const part = element('span', { className: stage })
+    part.style.flexGrow = String(Math.max(milliseconds(span), 0.001))
+    bar.append(part)
+    words.push(`${stage} ${milliseconds(span).toFixed(1)} ms`)
   }
+  bar.title = words.join(', ')
+  bar.setAttribute('aria-label', `Stages: ${bar.title}`)
+  line.prepend(bar)
+  link.textContent = `Trace (${milliseconds(root).toFixed(0)} ms)`
 }
 
 // ---- Models, indexes, documents ----------------------------------------------------------------------------------------------
