@@ -49,7 +49,7 @@ export type MatrixFormat = MatrixData['format']
  * or none have minimums.
  */
 export interface MatrixRows {
-  /** Rows `first` .. `first + count - 1`; valid until the next call. */
+  /** Rows `first` .. `first + count - 1`. The caller may keep them, and may read on while it uses them. */
   read(first: number, count: number): Promise<MatrixData>
 }
 

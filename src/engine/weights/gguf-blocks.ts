@@ -5,7 +5,7 @@
 import { decodeBf16, f16Table, narrowBf16 } from '../../kernels/float.ts'
 import type { MatrixData } from '../../kernels/ops.ts'
 import { iq1M, iq1S, iq2S, iq2Xs, iq2Xxs, iq3S, iq3Xxs } from './gguf-grid-blocks.ts'
-import { u16 } from './gguf-planes.ts'
+import { q8Codes, u16 } from './gguf-planes.ts'
 import { iq4Nl, iq4Xs, mxfp4, tq1, tq2 } from './gguf-codebooks.ts'
 
 interface BlockFormat {
@@ -38,60 +38,91 @@ const q8Planes = (numValues: number, group: number): Planes<Int8Array> => ({
   mins: new Float32Array(numValues / group),
 })
 
-/** ggml's blocks of 32 pair value j with value j + 16 in a byte. Planes pair neighbours, the first one in the low nibble. */
-function repackNibbles(source: Uint8Array, from: number, target: Uint8Array, to: number): void {
-  for (let j = 0; j < 8; j++) {
-    const a = source[from + 2 * j]!
-    const b = source[from + 2 * j + 1]!
-    target[to + j] = (a & 15) | ((b & 15) << 4)
-    target[to + 8 + j] = (a >> 4) | (b & 0xf0)
+const NIBBLES = 0x0f0f0f0f
+
+/** Four bits as the low bits of four bytes, by their value. */
+const SPREAD_BITS = Int32Array.from(
+  { length: 16 },
+  (_, n) => (n & 1) | ((n & 2) << 7) | ((n & 4) << 14) | ((n & 8) << 21),
+)
+
+/** Subtracts `offsets` from four codes of at most 7 bits, byte by byte. */
+const minus = (codes: number, offsets: number): number => ((codes | 0x80808080) - offsets) ^ 0x80808080
+
+/** The nibbles in eight bytes, neighbours paired in four: the first of a pair in the low nibble. */
+function pairNibbles(first: number, second: number): number {
+  const a = first | (first >>> 4)
+  const b = second | (second >>> 4)
+  return (a & 0xff) | ((a >>> 8) & 0xff00) | ((b & 0xff) << 16) | ((b << 8) & 0xff000000)
+}
+
+/** ggml's bytes pair value j of `count` bytes with value j + count. Planes pair neighbours. */
+function repackNibbles(source: DataView, from: number, count: number, target: Int32Array, to: number): void {
+  for (let j = 0; j < count / 8; j++) {
+    const a = source.getInt32(from + 8 * j, true)
+    const b = source.getInt32(from + 8 * j + 4, true)
+    target[to + j] = pairNibbles(a & NIBBLES, b & NIBBLES)
+    target[to + count / 8 + j] = pairNibbles((a >>> 4) & NIBBLES, (b >>> 4) & NIBBLES)
   }
 }
 
+const viewOf = ({ buffer, byteOffset, byteLength }: Uint8Array): DataView =>
+  new DataView(buffer, byteOffset, byteLength)
+
+/** The codes, four per word. */
+const wordsOf = ({ codes }: { readonly codes: Uint8Array | Int8Array }): Int32Array => new Int32Array(codes.buffer)
+
 function q4Legacy(bytes: Uint8Array, numValues: number, hasMin: boolean): MatrixData {
   const half = f16Table()
-  const { codes, scales, mins } = q4Planes(numValues)
+  const planes = q4Planes(numValues)
+  const { scales, mins } = planes
+  const words = wordsOf(planes)
+  const view = viewOf(bytes)
   const header = hasMin ? 4 : 2
   for (let block = 0; block < scales.length; block++) {
     const at = block * (header + 16)
     scales[block] = half[u16(bytes, at)]!
     if (hasMin) mins[block] = half[u16(bytes, at + 2)]!
-    repackNibbles(bytes, at + header, codes, block * 16)
+    repackNibbles(view, at + header, 16, words, block * 4)
   }
-  return { format: 'q4', group: 32, codes, scales, mins: hasMin ? mins : null }
+  return { format: 'q4', group: 32, ...planes, mins: hasMin ? mins : null }
 }
 
 function q5Legacy(bytes: Uint8Array, numValues: number, hasMin: boolean): MatrixData {
   const half = f16Table()
-  const { codes, scales, mins } = q8Planes(numValues, 32)
+  const planes = q8Planes(numValues, 32)
+  const { scales, mins } = planes
+  const words = wordsOf(planes)
+  const view = viewOf(bytes)
   const header = hasMin ? 4 : 2
-  const offset = hasMin ? 0 : 16
+  const offsets = hasMin ? 0 : 0x10101010
   for (let block = 0; block < scales.length; block++) {
     const at = block * (header + 20)
     scales[block] = half[u16(bytes, at)]!
     if (hasMin) mins[block] = half[u16(bytes, at + 2)]!
-    for (let j = 0; j < 32; j++) {
-      const nibbles = bytes[at + header + 4 + (j & 15)]!
-      const fifth = (bytes[at + header + (j >> 3)]! >> (j & 7)) & 1
-      codes[block * 32 + j] = ((j < 16 ? nibbles & 15 : nibbles >> 4) | (fifth << 4)) - offset
+    const fifth = view.getInt32(at + header, true)
+    for (let k = 0; k < 4; k++) {
+      const nibbles = view.getInt32(at + header + 4 + 4 * k, true)
+      const low = SPREAD_BITS[(fifth >>> (4 * k)) & 15]!
+      const high = SPREAD_BITS[(fifth >>> (4 * k + 16)) & 15]!
+      words[block * 8 + k] = minus((nibbles & NIBBLES) | (low << 4), offsets)
+      words[block * 8 + 4 + k] = minus(((nibbles >>> 4) & NIBBLES) | (high << 4), offsets)
     }
   }
-  return { format: 'q8', group: 32, isNarrow: true, codes, scales, mins: hasMin ? mins : null }
+  return { format: 'q8', group: 32, isNarrow: true, ...planes, mins: hasMin ? mins : null }
 }
 
 function q8Legacy(bytes: Uint8Array, numValues: number): MatrixData {
   const half = f16Table()
-  const { codes, scales } = q8Planes(numValues, 32)
-  // Copies two codes at a time: a block is 17 words of 16 bits.
-  const source = new Uint16Array(aligned(bytes), 0, bytes.length >> 1)
-  const pairs = new Uint16Array(codes.buffer)
-  for (let block = 0; block < scales.length; block++) {
-    const from = block * 17
-    scales[block] = half[source[from]!]!
-    const to = block * 16
-    for (let i = 0; i < 16; i++) pairs[to + i] = source[from + 1 + i]!
+  const data = q8Codes(numValues, 32, false)
+  const words = wordsOf(data)
+  const view = viewOf(bytes)
+  for (let block = 0; block < data.scales.length; block++) {
+    const at = block * 34
+    data.scales[block] = half[u16(bytes, at)]!
+    for (let k = 0; k < 8; k++) words[block * 8 + k] = view.getInt32(at + 2 + 4 * k, true)
   }
-  return { format: 'q8', group: 32, codes, scales, mins: null }
+  return data
 }
 
 /** Scale and minimum of sub-block j of a K block, 6 bits each. The upper two bits of sub-blocks 4 to 7 are in the first eight bytes. */
@@ -117,35 +148,29 @@ function setKScales(bytes: Uint8Array, at: number, block: number, { scales, mins
 /** Q4_K, 256 values per block. Of each 32 bytes, the low nibbles hold one sub-block and the high nibbles the next. */
 function q4K(bytes: Uint8Array, numValues: number): MatrixData {
   const planes = q4Planes(numValues)
-  const { codes } = planes
+  const words = wordsOf(planes)
+  const view = viewOf(bytes)
   for (let block = 0; block < numValues / 256; block++) {
     const at = block * 144
     setKScales(bytes, at, block, planes)
-    for (let chunk = 0; chunk < 4; chunk++) {
-      const from = at + 16 + chunk * 32
-      const to = block * 128 + chunk * 32
-      for (let j = 0; j < 16; j++) {
-        const a = bytes[from + 2 * j]!
-        const b = bytes[from + 2 * j + 1]!
-        codes[to + j] = (a & 15) | ((b & 15) << 4)
-        codes[to + 16 + j] = (a >> 4) | (b & 0xf0)
-      }
-    }
+    for (let chunk = 0; chunk < 4; chunk++) repackNibbles(view, at + 16 + chunk * 32, 32, words, block * 32 + chunk * 8)
   }
   return { format: 'q4', group: 32, hasSubScales: true, ...planes }
 }
 
 function q5K(bytes: Uint8Array, numValues: number): MatrixData {
   const planes = q8Planes(numValues, 32)
-  const { codes } = planes
+  const words = wordsOf(planes)
+  const view = viewOf(bytes)
   for (let block = 0; block < numValues / 256; block++) {
     const at = block * 176
     setKScales(bytes, at, block, planes)
-    for (let i = 0; i < 256; i++) {
-      const sub = i >> 5
-      const nibbles = bytes[at + 48 + (sub >> 1) * 32 + (i & 31)]!
-      const fifth = (bytes[at + 16 + (i & 31)]! >> sub) & 1
-      codes[block * 256 + i] = ((sub & 1) === 0 ? nibbles & 15 : nibbles >> 4) | (fifth << 4)
+    for (let i = 0; i < 64; i++) {
+      const sub = i >> 3
+      const place = 4 * (i & 7)
+      const nibbles = view.getInt32(at + 48 + (sub >> 1) * 32 + place, true) >>> (4 * (sub & 1))
+      const fifth = (view.getInt32(at + 16 + place, true) >>> sub) & 0x01010101
+      words[block * 64 + i] = (nibbles & NIBBLES) | (fifth << 4)
     }
   }
   return { format: 'q8', group: 32, isNarrow: true, ...planes }
@@ -153,26 +178,36 @@ function q5K(bytes: Uint8Array, numValues: number): MatrixData {
 
 function q6K(bytes: Uint8Array, numValues: number): MatrixData {
   const half = f16Table()
-  const { codes, scales } = q8Planes(numValues, 16)
+  const data = q8Codes(numValues, 16, true)
+  const words = wordsOf(data)
+  const view = viewOf(bytes)
   for (let block = 0; block < numValues / 256; block++) {
     const at = block * 210
     const d = half[u16(bytes, at + 208)]!
-    for (let j = 0; j < 16; j++) scales[block * 16 + j] = d * ((bytes[at + 192 + j]! << 24) >> 24)
-    for (let i = 0; i < 256; i++) {
-      const side = i >> 7 // each half of 128: 64 bytes of low bits, 32 of high bits
-      const quarter = (i >> 5) & 3
-      const low = bytes[at + side * 64 + (quarter & 1) * 32 + (i & 31)]!
-      const high = (bytes[at + 128 + side * 32 + (i & 31)]! >> (2 * quarter)) & 3
-      codes[block * 256 + i] = ((quarter < 2 ? low & 15 : low >> 4) | (high << 4)) - 32
+    for (let j = 0; j < 16; j++) data.scales[block * 16 + j] = d * view.getInt8(at + 192 + j)
+    for (let i = 0; i < 64; i++) {
+      const side = i >> 5 // each half of 128: 64 bytes of low bits, 32 of high bits
+      const quarter = (i >> 3) & 3
+      const place = 4 * (i & 7)
+      const low = view.getInt32(at + side * 64 + (quarter & 1) * 32 + place, true) >>> (quarter < 2 ? 0 : 4)
+      const high = (view.getInt32(at + 128 + side * 32 + place, true) >>> (2 * quarter)) & 0x03030303
+      words[block * 64 + i] = minus((low & NIBBLES) | (high << 4), 0x20202020)
     }
   }
-  return { format: 'q8', group: 16, isNarrow: true, hasSubScales: true, codes, scales, mins: null }
+  return { ...data, hasSubScales: true }
 }
+
+/** Four codes of two bits, those at 4 i to 4 i + 3 of a block of Q2_K or Q3_K whose 64 bytes of codes begin at `from`. */
+const twoBits = (view: DataView, from: number, i: number): number =>
+  (view.getInt32(from + (i >> 5) * 32 + 4 * (i & 7), true) >>> (2 * ((i >> 3) & 3))) & 0x03030303
 
 /** Q2_K, 256 values per block in sixteen groups: scale and minimum of four bits each, codes of two. */
 function q2K(bytes: Uint8Array, numValues: number): MatrixData {
   const half = f16Table()
-  const { codes, scales, mins } = q8Planes(numValues, 16)
+  const planes = q8Planes(numValues, 16)
+  const { scales, mins } = planes
+  const words = wordsOf(planes)
+  const view = viewOf(bytes)
   for (let block = 0; block < numValues / 256; block++) {
     const at = block * 84
     const d = half[u16(bytes, at + 80)]!
@@ -181,12 +216,9 @@ function q2K(bytes: Uint8Array, numValues: number): MatrixData {
       scales[block * 16 + j] = d * (bytes[at + j]! & 15)
       mins[block * 16 + j] = -dmin * (bytes[at + j]! >> 4)
     }
-    for (let i = 0; i < 256; i++) {
-      const byte = bytes[at + 16 + (i >> 7) * 32 + (i & 31)]!
-      codes[block * 256 + i] = (byte >> (2 * ((i >> 5) & 3))) & 3
-    }
+    for (let i = 0; i < 64; i++) words[block * 64 + i] = twoBits(view, at + 16, i)
   }
-  return { format: 'q8', group: 16, isNarrow: true, codes, scales, mins }
+  return { format: 'q8', group: 16, isNarrow: true, ...planes }
 }
 
 /** Scale j of the sixteen of a Q3_K block: the low four bits are in the first eight bytes, the upper two in the last four. */
@@ -199,18 +231,19 @@ function q3Scale(bytes: Uint8Array, at: number, j: number): number {
 /** Q3_K, 256 values per block in sixteen groups: codes of two bits, minus 4 where the mask's bit is 0. */
 function q3K(bytes: Uint8Array, numValues: number): MatrixData {
   const half = f16Table()
-  const { codes, scales } = q8Planes(numValues, 16)
+  const data = q8Codes(numValues, 16, true)
+  const words = wordsOf(data)
+  const view = viewOf(bytes)
   for (let block = 0; block < numValues / 256; block++) {
     const at = block * 110
     const d = half[u16(bytes, at + 108)]!
-    for (let j = 0; j < 16; j++) scales[block * 16 + j] = d * q3Scale(bytes, at + 96, j)
-    for (let i = 0; i < 256; i++) {
-      const low = (bytes[at + 32 + (i >> 7) * 32 + (i & 31)]! >> (2 * ((i >> 5) & 3))) & 3
-      const hasBit = (bytes[at + (i & 31)]! >> (i >> 5)) & 1
-      codes[block * 256 + i] = low - (hasBit === 1 ? 0 : 4)
+    for (let j = 0; j < 16; j++) data.scales[block * 16 + j] = d * q3Scale(bytes, at + 96, j)
+    for (let i = 0; i < 64; i++) {
+      const bits = (view.getInt32(at + 4 * (i & 7), true) >>> (i >> 3)) & 0x01010101
+      words[block * 64 + i] = minus(twoBits(view, at + 32, i) | (bits << 2), 0x04040404)
     }
   }
-  return { format: 'q8', group: 16, isNarrow: true, hasSubScales: true, codes, scales, mins: null }
+  return { ...data, hasSubScales: true }
 }
 
 /** A buffer that starts with the bytes, for views that need an aligned start: their own buffer, or a copy. */

@@ -1,8 +1,10 @@
 import {
+  existsSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
   rmSync,
+  symlinkSync,
   truncateSync,
   utimesSync,
   writeFileSync,
@@ -178,4 +180,15 @@ test('a cache that cannot be written is reported, and the model is served all th
   const { info, logits } = await start({ cacheDir: blocked })
   expect(info.notices).toEqual([expect.stringMatching(/were not written/)])
   expect(logits).toEqual((await start({ cacheDir: null })).logits)
+})
+
+test.skipIf(!existsSync('/dev/full'))('a disk that is full is reported, and nothing of the file stays', async () => {
+  const { logits } = await start({})
+  const [path = ''] = files()
+  rmSync(path)
+  symlinkSync('/dev/full', `${path}.${process.pid}.incomplete`)
+  const second = await start({})
+  expect(second.info.notices).toEqual([expect.stringMatching(/were not written: ENOSPC/)])
+  expect(second.logits).toEqual(logits)
+  expect(files()).toEqual([])
 })

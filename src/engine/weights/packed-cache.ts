@@ -14,6 +14,7 @@ import type { ExpertMatrix, Matrix, MatrixData, MatrixFormat, MatrixRows } from 
 import type { ProgressListener } from '../runner/runner.ts'
 import { readVector, type WeightSource } from './source.ts'
 import type { WeightLoader } from './weight-loader.ts'
+import { WriteBehind } from './write-behind.ts'
 
 const MAGIC = 0x4b435057 // 'WPCK'
 const VERSION = 2
@@ -209,7 +210,7 @@ export class PackingLoader implements WeightLoader {
   readonly #backend: Backend
   readonly #source: WeightSource
   readonly #entries: Entry[] = []
-  #file: FileHandle | null = null
+  #file: WriteBehind | null = null
   #offset = 0
   #failure: string | null = null
 
@@ -224,7 +225,7 @@ export class PackingLoader implements WeightLoader {
     const loader = new PackingLoader(path, backend, source)
     try {
       makeFolder(dirname(path))
-      loader.#file = await open(loader.#part, 'w')
+      loader.#file = new WriteBehind(await open(loader.#part, 'w'))
     } catch (error) {
       await loader.#abandon(error)
     }
@@ -284,6 +285,7 @@ export class PackingLoader implements WeightLoader {
       const json = Buffer.from(JSON.stringify(index))
       await this.#write(file, json, 1)
       await this.#write(file, new Uint8Array(Uint32Array.of(json.length, MAGIC).buffer), 1)
+      await file.flush()
       this.#file = null
       await file.close()
       await rename(this.#part, this.#path)
@@ -309,29 +311,21 @@ export class PackingLoader implements WeightLoader {
     }
   }
 
-  async #add(file: FileHandle, entry: Omit<Entry, 'planes'>, planes: readonly Uint8Array[]): Promise<void> {
+  async #add(file: WriteBehind, entry: Omit<Entry, 'planes'>, planes: readonly Uint8Array[]): Promise<void> {
     const written: Plane[] = []
     for (const plane of planes) written.push(await this.#write(file, plane, ALIGNMENT))
     this.#entries.push({ ...entry, planes: written })
   }
 
-  async #write(file: FileHandle, bytes: Uint8Array, alignment: number): Promise<Plane> {
+  async #write(file: WriteBehind, bytes: Uint8Array, alignment: number): Promise<Plane> {
     const offset = Math.ceil(this.#offset / alignment) * alignment
-    let crc = 0
-    for (let done = 0; done < bytes.length; done += PIECE) {
-      // A copy, as in readAt.
-      const piece = new Uint8Array(bytes.subarray(done, done + PIECE))
-      crc = crc32(piece, crc)
-      for (let at = 0; at < piece.length;) {
-        at += (await file.write(piece, at, piece.length - at, offset + done + at)).bytesWritten
-      }
-    }
+    const crc = await file.write(bytes, offset)
     this.#offset = offset + bytes.length
     return { offset, bytes: bytes.length, crc }
   }
 
   /** Runs a step of the writing on the open file. The first step that fails ends the writing. */
-  async #attempt(step: (file: FileHandle) => Promise<void>): Promise<void> {
+  async #attempt(step: (file: WriteBehind) => Promise<void>): Promise<void> {
     const file = this.#file
     if (file === null) return
     try {

@@ -1,5 +1,5 @@
 /** Tables that fit in no memory of the cpu backend, such as per-layer embeddings in f16. They stay outside WebAssembly; JavaScript looks up their rows. */
-import { checkMatrix, dequantize, mapPlanes, sliceRows } from '../dequantize.ts'
+import { checkMatrix, dequantize, sliceRows } from '../dequantize.ts'
 import { fromPlanes, toPlanes } from '../planes.ts'
 import type { PackedMatrix, StoredMatrix } from '../backend.ts'
 import type { Matrix, MatrixData, MatrixFormat, MatrixRows } from '../ops.ts'
@@ -21,14 +21,13 @@ export class HostTable implements Matrix {
     this.#rowsPerPiece = pieceRows(cols)
   }
 
-  /** Copies all rows. @throws when the data does not match the sizes */
+  /** Reads all rows. @throws when the data does not match the sizes */
   static async read(label: string, rows: number, cols: number, source: MatrixRows): Promise<HostTable> {
     const pieces: MatrixData[] = []
     for (const { first, count } of piecesOf(rows, cols)) {
       const data = await source.read(first, count)
       checkMatrix(label, count, cols, data)
-      // The source's data is valid only until its next call.
-      pieces.push(mapPlanes(data, (plane) => plane.slice() as typeof plane))
+      pieces.push(data)
     }
     return new HostTable(label, rows, cols, pieces)
   }

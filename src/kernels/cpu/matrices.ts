@@ -163,6 +163,24 @@ export function pieceRows(cols: number): number {
   return Math.max(1, Math.floor(PIECE_VALUES / (cols * PANEL))) * PANEL
 }
 
+interface Piece {
+  readonly half: number
+  readonly first: number
+  readonly count: number
+}
+
+/** The pieces that a matrix is packed in: gate rows before up rows in a gated one. */
+function piecesOf(rows: number, cols: number, halves: number): Piece[] {
+  const halfRows = rows / halves
+  const mostRows = pieceRows(cols)
+  const pieces: Piece[] = []
+  for (let half = 0; half < halves; half++) {
+    for (let first = 0; first < halfRows; first += mostRows)
+      pieces.push({ half, first, count: Math.min(mostRows, halfRows - first) })
+  }
+  return pieces
+}
+
 /** Packs matrices into panels on the pool, in pieces of bounded memory. @throws Error for values that are not finite */
 export class MatrixPacker {
   readonly #spaces: PackingSpaces
@@ -250,20 +268,22 @@ export class MatrixPacker {
     expert: number,
   ): Promise<PanelMatrix> {
     const halves = gated ? 2 : 1
-    const halfRows = rows / halves
-    const mostRows = pieceRows(cols)
+    const pieces = piecesOf(rows, cols, halves)
+    const read = (piece: Piece | undefined): Promise<MatrixData> | null =>
+      piece ? source.read(piece.half * (rows / halves) + piece.first, piece.count) : null
     let matrix = placed
-    for (let half = 0; half < halves; half++) {
-      for (let first = 0; first < halfRows; first += mostRows) {
-        const count = Math.min(mostRows, halfRows - first)
-        const stored = await source.read(half * halfRows + first, count)
-        checkMatrix(label, count, cols, stored)
-        const data = stored.format === 'mxfp4' ? mxfp4AsQ8(stored) : stored
-        matrix ??= this.place(label, rows, cols, packedForm(data, cols), gated, numExperts)
-        if (data.format !== matrix.format || packedForm(data, cols).flags !== matrix.flags)
-          throw new Error(`${label}: rows from ${first} on are in another format than those before`)
-        this.#packRows(matrix, data, expert * matrix.numPanels + (first / PANEL) * halves + half, count)
-      }
+    let next = read(pieces[0])
+    for (const [i, { half, first, count }] of pieces.entries()) {
+      const stored = (await next)!
+      checkMatrix(label, count, cols, stored)
+      const data = stored.format === 'mxfp4' ? mxfp4AsQ8(stored) : stored
+      matrix ??= this.place(label, rows, cols, packedForm(data, cols), gated, numExperts)
+      if (data.format !== matrix.format || packedForm(data, cols).flags !== matrix.flags)
+        throw new Error(`${label}: rows from ${first} on are in another format than those before`)
+      // The file is read while this piece is packed. A failure is reported when its turn comes.
+      next = read(pieces[i + 1])
+      next?.catch(() => {})
+      this.#packRows(matrix, data, expert * matrix.numPanels + (first / PANEL) * halves + half, count)
     }
     if (matrix === null) throw new Error(`${label}: has no rows`)
     const [fault = 0] = this.#spaces.at(matrix.memory).arena.i32(matrix.factors + numExperts * matrix.numPanels * 4, 1)
