@@ -208,11 +208,14 @@ export class Observability implements TraceHost {
     return this.#requests.find(requestId)
   }
 
-  /** Resolves when the recorded requests of a trace that are open now, and that the viewer may see, are stored; null: there are none. */
-  whenStored(traceId: string, viewer: TraceViewer): Promise<unknown> | null {
-    return this.#requests.whenClosed(
-      (trace) => trace.spans !== null && trace.traceId === traceId && (viewer.isAdmin || trace.keyId === viewer.keyId),
-    )
+  /**
+   * Lets the request `waiter` wait until the recorded requests of a trace that are open now, and that the viewer may see, are stored, or
+   * until `signal` is aborted. @returns false if the signal was first
+   */
+  whenStored(waiter: RequestTrace, traceId: string, viewer: TraceViewer, signal: AbortSignal): Promise<boolean> {
+    const isAwaited = (trace: RequestTrace): boolean =>
+      trace.isRecorded && trace.traceId === traceId && (viewer.isAdmin || trace.keyId === viewer.keyId)
+    return this.#requests.whenClosed(waiter, isAwaited, signal)
   }
 
   #openLazy(requestId: string): RequestTrace | undefined {

@@ -6,6 +6,13 @@ const PENDING_AFTER_MS = 60_000
 /** Number of closed request ids that are remembered. Late events come within seconds. */
 const MAX_RECENT = 4096
 
+/** What a request waits for. */
+interface Waiting {
+  /** Those that are not closed yet. */
+  readonly traces: Set<RequestTrace>
+  readonly end: () => void
+}
+
 /** Traces by request id. A trace that stays open longer than `leakAfterMs` is reported and closed. */
 export class OpenRequests {
   /** Whoever removes a trace from this map finishes it. */
@@ -14,8 +21,8 @@ export class OpenRequests {
   readonly #closing = new Map<string, RequestTrace>()
   /** Ids of recently closed requests: a late event must not open another root. */
   readonly #recentlyClosed = new Set<string>()
-  /** What waits for a request to be closed. */
-  readonly #waiting = new Map<RequestTrace, (() => void)[]>()
+  /** Requests that wait for others to be closed. */
+  readonly #waiting = new Map<RequestTrace, Waiting>()
   readonly #leakAfterMs: number
   readonly #watchdog: NodeJS.Timeout
 
@@ -55,19 +62,34 @@ export class OpenRequests {
     return true
   }
 
-  /** Resolves when the requests that are open now and pass `filter` have been closed; null: there are none. */
-  whenClosed(filter: (trace: RequestTrace) => boolean): Promise<unknown> | null {
-    const found = [...this.#open.values(), ...this.#closing.values()].filter(filter)
-    if (found.length === 0) return null
-    const closed = (trace: RequestTrace): Promise<void> =>
-      new Promise((resolve) => this.#waiting.set(trace, [...(this.#waiting.get(trace) ?? []), resolve]))
-    return Promise.all(found.map(closed))
+  /**
+   * Waits until the requests that are open now and pass `filter` have been closed, or until `signal` is aborted. Meanwhile the watchdog
+   * leaves `waiter` alone. @returns false if the signal was first
+   */
+  async whenClosed(
+    waiter: RequestTrace,
+    filter: (trace: RequestTrace) => boolean,
+    signal: AbortSignal,
+  ): Promise<boolean> {
+    const traces = new Set([...this.#open.values(), ...this.#closing.values()].filter(filter))
+    if (traces.size === 0) return true
+    if (signal.aborted) return false
+    return new Promise((resolve) => {
+      const end = (areClosed: boolean): void => {
+        signal.removeEventListener('abort', onAbort)
+        this.#waiting.delete(waiter)
+        waiter.touch()
+        resolve(areClosed)
+      }
+      const onAbort = (): void => end(false)
+      signal.addEventListener('abort', onAbort, { once: true })
+      this.#waiting.set(waiter, { traces, end: () => end(true) })
+    })
   }
 
   closed(trace: RequestTrace): void {
     this.#closing.delete(trace.requestId)
-    for (const resolve of this.#waiting.get(trace) ?? []) resolve()
-    this.#waiting.delete(trace)
+    for (const { traces, end } of this.#waiting.values()) if (traces.delete(trace) && traces.size === 0) end()
     this.#recentlyClosed.add(trace.requestId)
     if (this.#recentlyClosed.size <= MAX_RECENT) return
     for (const oldest of this.#recentlyClosed) {
@@ -88,6 +110,8 @@ export class OpenRequests {
     for (const trace of this.#closing.values()) {
       if (now - trace.lastActiveMs > Math.min(PENDING_AFTER_MS, this.#leakAfterMs)) yield trace
     }
-    for (const trace of this.#open.values()) if (now - trace.lastActiveMs > this.#leakAfterMs) yield trace
+    for (const trace of this.#open.values()) {
+      if (now - trace.lastActiveMs > this.#leakAfterMs && !this.#waiting.has(trace)) yield trace
+    }
   }
 }

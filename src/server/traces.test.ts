@@ -1,7 +1,7 @@
 import { Hono } from 'hono'
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest'
 import { SERVER_ACCESS } from '../rag/access.ts'
-import { play, testObservability, type TestObservability } from '../../test/observability/scenario.ts'
+import { open, play, testObservability, type TestObservability } from '../../test/observability/scenario.ts'
 import { parseTraces, TRACE_FORMATS } from '../observability/trace-formats.ts'
 import type { AppEnv } from './env.ts'
 import { toApiError, toErrorBody } from './errors.ts'
@@ -20,7 +20,10 @@ function app(
   const hono = new Hono<AppEnv>()
   hono.use(async (c, next) => {
     c.set('caller', { ...caller, cacheSalt: '', limits: null, indexes: SERVER_ACCESS })
+    const trace = open(observed, { kind: 'other' })
+    c.set('trace', trace)
     await next()
+    trace.finish({ ending: 'success', status: 200 })
   })
   hono.onError((error, c) => {
     const apiError = toApiError(error, '')
@@ -41,7 +44,10 @@ beforeAll(async () => {
   failedId = failed.trace.traceId
 })
 afterAll(() => observability.shutdown(100))
-afterEach(() => void vi.unstubAllEnvs())
+afterEach(() => {
+  vi.unstubAllEnvs()
+  vi.useRealTimers()
+})
 
 const listed = async (query: string, caller?: Parameters<typeof app>[0]) => {
   const response = await app(caller).request(`/v1/traces${query}`)
@@ -109,16 +115,46 @@ describe('/v1/traces', () => {
     const own = testObservability()
     const { trace } = await play(own, 'formatting', { input: { keyId: 'alice' } })
     const path = `/v1/traces/${trace.traceId}?wait=60`
-    const answer = app(undefined, own).request(path)
+    const answers = [path, `/v1/traces/${trace.traceId}/validate?wait=60`].map((one) =>
+      app(undefined, own).request(one),
+    )
     expect((await app({ keyId: 'bob', isAdmin: false }, own).request(path)).status).toBe(404)
     const gone = new AbortController()
     const unheard = app(admin, own).request(path, { signal: gone.signal })
     gone.abort()
     expect((await unheard).status).toBe(404)
+    expect((await unheard).headers.get('x-miniserve-warning')).toMatch(/still ran/)
     trace.finish({ ending: 'success', status: 200 })
-    expect((await answer).status).toBe(200)
+    for (const answer of answers) {
+      expect((await answer).status).toBe(200)
+      expect((await answer).headers.get('x-miniserve-warning')).toBeNull()
+    }
     // Nothing runs: there is nothing to wait for.
     expect((await app(undefined, own).request(`/v1/traces/${'e'.repeat(32)}?wait=60`)).status).toBe(404)
+    await own.shutdown(100)
+  })
+
+  it('refuses a parameter before it waits', async () => {
+    const own = testObservability()
+    const { trace } = await play(own, 'decoding', { input: { keyId: 'alice' } })
+    for (const query of ['?wait=60&format=pdf', '?wait=60&page=0', '/validate?wait=60&level=all'])
+      expect((await app(undefined, own).request(`/v1/traces/${trace.traceId}${query}`)).status).toBe(400)
+    await own.shutdown(100)
+  })
+
+  it('may wait for longer than a request may be silent', async () => {
+    vi.useFakeTimers()
+    const own = testObservability({ leakAfterMs: 100 })
+    const { trace, finishEngine } = await play(own, 'decoding', { input: { keyId: 'alice' } })
+    const answer = app(undefined, own).request(`/v1/traces/${trace.traceId}?wait=60`)
+    for (let i = 0; i < 10; i++) {
+      vi.advanceTimersByTime(50)
+      trace.touch()
+    }
+    trace.finish({ ending: 'success', status: 200 })
+    finishEngine('stop')
+    expect((await answer).status).toBe(200)
+    expect(own.lines.filter(({ msg }) => msg === 'trace.leak')).toEqual([])
     await own.shutdown(100)
   })
 

@@ -8,7 +8,6 @@ import { TRACE_FORMATS, writeTraces } from '../observability/trace-formats.ts'
 import type { StoredTrace } from '../observability/stored-trace.ts'
 import type { Observability } from '../observability/observability.ts'
 import { validateTraces } from '../observability/validate.ts'
-import { endedWithin, untilAborted } from '../promises.ts'
 import type { AppEnv } from './env.ts'
 import { ApiError, invalidRequest } from './errors.ts'
 import { handlersOf } from './router.ts'
@@ -30,6 +29,7 @@ const ASSETS: Readonly<Record<string, string>> = {
 /** Requests of one trace on a page and in a JSON response. Building more at a time would delay other requests. */
 const TREES_PER_PAGE = 20
 const TREES_PER_ANSWER = 100
+const MAX_PAGE = 1_000_000
 
 interface TraceRouteParts {
   readonly observability: Pick<Observability, 'store' | 'whenStored'>
@@ -46,18 +46,8 @@ export function traceHandlers({ observability, canSignIn }: TraceRouteParts) {
 
   const traceIdOf = (c: Context<AppEnv>): string => (c.req.param('traceId') ?? '').toLowerCase()
 
-  /** Waits for the requests of the trace that still run, as long as the `wait` parameter says. */
-  const waitForTrace = async (c: Context<AppEnv>): Promise<void> => {
-    const asked = c.req.query('wait') ?? '0'
-    const seconds = /^\d{1,3}$/.test(asked) ? Number(asked) : Infinity
-    if (seconds > MAX_WAIT_SECONDS)
-      throw invalidRequest(`wait: expected whole seconds, 0 to ${MAX_WAIT_SECONDS}, found something else`, 'wait')
-    const stored = seconds > 0 ? observability.whenStored(traceIdOf(c), c.get('caller')) : null
-    if (stored) await endedWithin(seconds * 1000, untilAborted(stored, c.req.raw.signal))
-  }
-
   /** A page of the trees of a trace, counted from 1. It has one tree for each request with its trace id. */
-  const treesOf = (c: Context<AppEnv>, perPage: number) => {
+  const treesOf = (c: Context<AppEnv>, page: number, perPage: number) => {
     const trees = store.get(traceIdOf(c), c.get('caller'))
     if (trees.length === 0) {
       throw new ApiError(
@@ -66,20 +56,28 @@ export function traceHandlers({ observability, canSignIn }: TraceRouteParts) {
       )
     }
     const numPages = Math.ceil(trees.length / perPage)
-    const asked = c.req.query('page') ?? '1'
-    const page = /^\d{1,9}$/.test(asked) ? Number(asked) : 0
-    if (page < 1 || page > numPages)
-      throw invalidRequest(`page: expected a page from 1 to ${numPages}, found another`, 'page')
-    return { trees: trees.slice((page - 1) * perPage, page * perPage), page, numPages }
+    if (page > numPages) throw invalidRequest(`page: expected a page from 1 to ${numPages}, found a later one`, 'page')
+    return { trees: trees.slice((page - 1) * perPage, page * perPage), numPages }
   }
 
-  /** The spans of a page of trees. A warning reports that there are more pages. */
+  /** Lets the requests of the trace that still run end first, within `seconds`. A warning reports those that run on. */
+  const waitForTrace = async (c: Context<AppEnv>, seconds: number): Promise<void> => {
+    if (seconds === 0) return
+    const signal = AbortSignal.any([c.req.raw.signal, AbortSignal.timeout(seconds * 1000)])
+    const areStored = await observability.whenStored(c.get('trace'), traceIdOf(c), c.get('caller'), signal)
+    if (areStored) return
+    const text = `requests of this trace still ran after ${seconds} s: their spans are missing`
+    c.header(WARNING_HEADER, text, { append: true })
+  }
+
+  /** The spans of a page of trees, after the wait that the request asked for. A warning reports that there are more pages. */
   const spansOf = async (c: Context<AppEnv>) => {
-    await waitForTrace(c)
-    const { trees, page, numPages } = treesOf(c, TREES_PER_ANSWER)
+    const page = numberOf(c, 'page', 1, MAX_PAGE) ?? 1
+    await waitForTrace(c, numberOf(c, 'wait', 0, MAX_WAIT_SECONDS) ?? 0)
+    const { trees, numPages } = treesOf(c, page, TREES_PER_ANSWER)
     if (numPages > 1) {
       const text = `page ${page} of ${numPages}: the trace has more requests than one response shows; use ?page= for the others`
-      c.header(WARNING_HEADER, text)
+      c.header(WARNING_HEADER, text, { append: true })
     }
     return trees.flatMap((tree) => tree.spans)
   }
@@ -87,20 +85,13 @@ export function traceHandlers({ observability, canSignIn }: TraceRouteParts) {
   return handlersOf({
     listTraces: (c) => c.json({ traces: store.list(parseTraceQuery(c.req.query()), c.get('caller')).map(toWire) }),
     getTrace: async (c) => {
-      const format = TRACE_FORMATS.find((known) => known === (c.req.query('format') ?? 'otlp'))
-      if (!format)
-        throw invalidRequest(`format: expected one of ${TRACE_FORMATS.join(', ')}, found something else`, 'format')
+      const format = oneOf(c, 'format', TRACE_FORMATS) ?? 'otlp'
       return c.json(writeTraces(spansToOtlp(await spansOf(c)), format) as object)
     },
     validateTrace: async (c) => {
+      const asked = oneOf(c, 'level', CONTRACT_LEVELS)
       const spans = await spansOf(c)
-      const wanted = c.req.query('level')
-      const level =
-        wanted === undefined
-          ? levelOf(spans.map(({ name }) => name))
-          : CONTRACT_LEVELS.find((known) => known === wanted)
-      if (!level)
-        throw invalidRequest(`level: expected one of ${CONTRACT_LEVELS.join(', ')}, found something else`, 'level')
+      const level = asked ?? levelOf(spans.map(({ name }) => name))
       const breaches = validateTraces(spansToOtlp(spans), level)
       return c.json({
         trace_id: spans[0]?.spanContext().traceId,
@@ -129,10 +120,29 @@ export function traceHandlers({ observability, canSignIn }: TraceRouteParts) {
       })
     },
     showTrace: (c) => {
-      const { trees, page, numPages } = treesOf(c, TREES_PER_PAGE)
+      const page = numberOf(c, 'page', 1, MAX_PAGE) ?? 1
+      const { trees, numPages } = treesOf(c, page, TREES_PER_PAGE)
       return html(c, TracePage({ views: trees.map(traceView), page, numPages, visitor: visitorOf(c, canSignIn) }))
     },
   })
+}
+
+/** A query parameter that is a whole number; null: not sent. @throws ApiError 400 */
+function numberOf(c: Context<AppEnv>, name: string, min: number, max: number): number | null {
+  const text = c.req.query(name)
+  if (text === undefined) return null
+  const value = /^\d{1,9}$/.test(text) ? Number(text) : NaN
+  if (value >= min && value <= max) return value
+  throw invalidRequest(`${name}: expected a whole number from ${min} to ${max}, found something else`, name)
+}
+
+/** A query parameter that is one of some words; null: not sent. @throws ApiError 400 */
+function oneOf<T extends string>(c: Context<AppEnv>, name: string, words: readonly T[]): T | null {
+  const text = c.req.query(name)
+  if (text === undefined) return null
+  const found = words.find((word) => word === text)
+  if (found !== undefined) return found
+  throw invalidRequest(`${name}: expected one of ${words.join(', ')}, found something else`, name)
 }
 
 const toWire = (trace: StoredTrace) => ({
