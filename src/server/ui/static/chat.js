@@ -158,7 +158,7 @@ async function send(text) {
   let isDrawn = true
   const draw = () => {
     isDrawn = true
-    const atEnd = innerHeight + scrollY >= document.documentElement.scrollHeight - 80
+    const isInView = turn.getBoundingClientRect().bottom <= innerHeight
     const wasOpen = body.querySelector('details.thought')?.open ?? false
     const folded =
       thought === ''
@@ -172,7 +172,7 @@ async function send(text) {
             ),
           ]
     body.replaceChildren(...folded, ...markdown(answer.trimStart()))
-    if (atEnd) turn.scrollIntoView({ block: 'end' })
+    if (isInView) turn.scrollIntoView({ block: 'end' })
   }
   // Once per frame, however many tokens came.
   const redraw = () => {
@@ -386,7 +386,8 @@ prompt.addEventListener('keydown', (event) => {
   event.preventDefault()
   composer.requestSubmit()
 })
-$('stop').addEventListener('click', () => running?.abort())
+// Already when pressed: the button moves while text arrives, and a click needs press and release in one place. Keys only click.
+for (const type of ['pointerdown', 'click']) $('stop').addEventListener(type, () => running?.abort())
 $('clear').addEventListener('click', () => {
   running?.abort()
   messages = []
