@@ -269,7 +269,7 @@ rewrite('README.md', [
   `| start to ready, bundled model | ${number(cpu.readySeconds, 1)} s |`,
   `| a model of SmolLM2-135M's size, random weights, Q8_0, 2 CPU cores, decode | ${number(q8[0].decodeTokensPerSecond)} tokens/s, ${number(decodeRatio, 2)} × ${q8[1].name} |`,
   `| first token, shared prefix of ${number(prefix.tokens)} tokens | ${number(prefix.coldTtftMs)} ms cold, ${number(prefix.warmTtftMs)} ms cached |`,
-  `| cost of tracing in throughput, 4 clients | ${number(Math.max(0, -tracing.differencePercent), 1)} %; single pairs of rounds differ by up to ${number(tracing.spreadPercent)} points |`,
+  `| cost of tracing in throughput, 4 clients | ${number(Math.max(0, -tracing.differencePercent), 1)} %; pairs of rounds differ by up to ${number(tracing.spreadPercent)} points |`,
   '| on a graphics card | not measured: no card was available |',
 ])
 

@@ -1,6 +1,6 @@
 /**
  * Configuration: flags override the environment, which overrides defaults. One zod schema (settings/) describes all settings; they are parsed
- * once into a frozen object. Nothing else reads process.env, except that the OpenTelemetry SDK reads its OTEL_* variables.
+ * once into a frozen object. Nothing else interprets the environment, except for the OTEL_* variables of the OpenTelemetry SDK.
  */
 import { homedir } from 'node:os'
 import { join } from 'node:path'
