@@ -166,6 +166,8 @@ export async function serve(config: Config, build: BuildInfo): Promise<number> {
   let onFatal: (reason: string) => void = () => {}
   try {
     const url = await listen(server, config.host, config.port, '--port')
+    // Probes are answered from here on, while the models load.
+    logger.info('server.listening', { url })
     if (metricsServer !== null) {
       const at = await listen(metricsServer, config.host, config.metricsPort ?? 0, '--metrics-port')
       logger.info('server.metrics_ready', { url: at })

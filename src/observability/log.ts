@@ -5,6 +5,7 @@ export type LogLevel = (typeof LOG_LEVELS)[number]
 
 /** Every event name. Variable parts go into fields, so a name never contains content. */
 export type LogEvent =
+  | 'server.listening'
   | 'server.ready'
   | 'server.metrics_ready'
   | 'server.draining'

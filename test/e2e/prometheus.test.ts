@@ -5,7 +5,6 @@
 import { spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { createServer, type AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -60,9 +59,7 @@ scrape_configs:
     static_configs: [{ targets: ['${new URL(server.url).host}'] }]
 `,
     )
-    const port = await freePort()
-    url = `http://127.0.0.1:${port}`
-    const flags = ['config.file=prometheus.yml', 'storage.tsdb.path=data', `web.listen-address=127.0.0.1:${port}`]
+    const flags = ['config.file=prometheus.yml', 'storage.tsdb.path=data', 'web.listen-address=127.0.0.1:0']
     prometheus = spawn(
       'prometheus',
       [...flags, 'enable-feature=exemplar-storage'].map((flag) => `--${flag}`),
@@ -71,6 +68,7 @@ scrape_configs:
         stdio: ['ignore', 'ignore', 'pipe'],
       },
     )
+    url = await listeningUrl(prometheus)
     // A scrape is complete, and what the one before it brought is stored, when the next one asks.
     const numScrapes = () =>
       server.logs.filter((line) => line.msg === 'response.sent' && line['route'] === '/metrics').length
@@ -159,12 +157,15 @@ scrape_configs:
   })
 })
 
-async function freePort(): Promise<number> {
-  const server = createServer()
-  server.listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const { port } = server.address() as AddressInfo
-  server.close()
-  await once(server, 'close')
-  return port
+/** The address that a Prometheus on any free port says it listens on. */
+async function listeningUrl({ stderr }: ReturnType<typeof spawn>): Promise<string> {
+  return new Promise((resolve, reject) => {
+    let text = ''
+    stderr?.on('data', (data) => {
+      text += String(data)
+      const address = /"Listening on" address=(\S+)/.exec(text)?.[1]
+      if (address !== undefined) resolve(`http://${address}`)
+    })
+    stderr?.once('end', () => reject(new Error(`Prometheus ended before it listened:\n${text}`)))
+  })
 }

@@ -125,12 +125,12 @@ export class World {
   /** A server that waits for its upstream's model list, for as long as `run` takes. */
   async whileLoading<T>(run: (server: ServerProcess) => Promise<T>): Promise<T> {
     const upstream = await listening(createHttpServer())
-    const port = await freePort()
     const asked = once(upstream, 'request')
     const url = `http://127.0.0.1:${(upstream.address() as AddressInfo).port}/v1`
     const args = ['--otlp-traces-endpoint', this.otlpUrl, `--engine-url=${url}`]
-    const server = new ServerProcess(args, PROMPT_EXPORT, undefined, port)
+    const server = new ServerProcess(args, PROMPT_EXPORT)
     this.owned.push(server)
+    await server.listening()
     await Promise.race([asked, server.exited])
     try {
       return await run(server)
@@ -516,14 +516,6 @@ async function listening<T extends Server>(server: T): Promise<T> {
   server.listen(0, '127.0.0.1')
   await once(server, 'listening')
   return server
-}
-
-async function freePort(): Promise<number> {
-  const server = await listening(createServer())
-  const { port } = server.address() as AddressInfo
-  server.close()
-  await once(server, 'close')
-  return port
 }
 
 /** An OpenAI-compatible engine that answers 500, or begins a stream and breaks it, or is silent: as the prompt says. */

@@ -27,13 +27,12 @@ export class ServerProcess {
   private readonly child: ChildProcess
   private readonly output = { stdout: '', stderr: '' }
   private readonly folder: string
-  private readyUrl: string | null
+  private address: string | null = null
 
-  /** A server that may not be ready, on the port given or (0) on any free one; its address is then known once it is ready. */
-  constructor(args: readonly string[], env: Readonly<Record<string, string>> = {}, entry = MAIN, port = 0) {
+  /** A server that may not be ready, on any free port; its address is known once it listens. */
+  constructor(args: readonly string[], env: Readonly<Record<string, string>> = {}, entry = MAIN) {
     this.folder = mkdtempSync(join(tmpdir(), 'miniserve-e2e-'))
-    this.readyUrl = port === 0 ? null : `http://127.0.0.1:${port}`
-    this.child = spawn(process.execPath, [entry, '--port', String(port), ...args], {
+    this.child = spawn(process.execPath, [entry, '--port', '0', ...args], {
       cwd: this.folder,
       env: {
         PATH: process.env['PATH'],
@@ -69,7 +68,7 @@ export class ServerProcess {
     for (;;) {
       const ready = /ready on (http:\/\/\S+)/.exec(this.output.stderr)
       if (ready?.[1]) {
-        this.readyUrl = ready[1]
+        this.address = ready[1]
         return
       }
       const more = new Promise<void>((resolve) => this.child.stderr?.once('data', () => resolve()))
@@ -82,9 +81,15 @@ export class ServerProcess {
     }
   }
 
+  /** Waits until the server listens. It may still load. */
+  async listening(): Promise<void> {
+    const { url } = await this.waitForLog(({ msg }) => msg === 'server.listening')
+    this.address = String(url)
+  }
+
   get url(): string {
-    if (this.readyUrl === null) throw new Error('the server is not ready: its address is not known')
-    return this.readyUrl
+    if (this.address === null) throw new Error('the server does not listen yet: its address is not known')
+    return this.address
   }
 
   get stderr(): string {
