@@ -85,4 +85,35 @@ describe('a field that does not fit', () => {
     )
     expect(refusal(query, { query: '' })).toBe('query: expected at least 1 characters, found a string of 0')
   })
+
+  const MESSAGE = { role: 'user', content: 'x' }
+  const IMAGE = {
+    role: 'user',
+    content: [
+      { type: 'input_text', text: 'x' },
+      { type: 'input_image', image_url: 'y' },
+    ],
+  }
+  const SCREEN = { type: 'function_call_output', call_id: 'c', output: [{ type: 'input_image', image_url: 'y' }] }
+  it.each([
+    [
+      'createChatCompletion',
+      { messages: [{ role: 'user', content: [{ type: 'image_url' }] }] },
+      /images, audio or files/,
+    ],
+    [
+      'createResponse',
+      { input: [{ ...IMAGE, type: 'message' }] },
+      /^input\.0\.content\.1\.type: .*images, audio or files/,
+    ],
+    ['createResponse', { input: [SCREEN] }, /^input\.0\.output\.0\.type: .*images, audio or files/],
+    ['createResponse', { input: 'x', tools: [{ type: 'web_search' }] }, /^tools\.0\.type: .*only type of tool/],
+    [
+      'createChatCompletion',
+      { messages: [MESSAGE], tools: [{ type: 'custom' }] },
+      /^tools\.0\.type: .*only type of tool/,
+    ],
+  ] as const)('%s: says what the server does not do', (route, body, message) => {
+    expect(refusal(ROUTES[route].body, body)).toMatch(message)
+  })
 })

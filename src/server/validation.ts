@@ -149,7 +149,8 @@ function describeExpected(issue: z.core.$ZodIssue, type: z.core.$ZodType | undef
       if (integer && issue.maximum === Number.MAX_SAFE_INTEGER) return describeRange(integer)
       return `${issue.inclusive ? 'at most' : 'less than'} ${String(issue.maximum)}${sizeUnit(issue.origin)}`
     case 'invalid_value':
-      return `one of ${issue.values.map(String).join(', ')}`
+      // Zod's own messages begin like this. A schema's own message says more.
+      return issue.message.startsWith('Invalid ') ? `one of ${issue.values.map(String).join(', ')}` : issue.message
     case 'invalid_key':
       return issue.issues[0]?.message ?? 'other keys'
     case 'unrecognized_keys':

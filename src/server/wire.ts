@@ -185,8 +185,13 @@ const toolCall = z.object({
   function: z.object({ name: z.string().min(1).max(256), arguments: z.string() }),
 })
 
+/** The type of a tool. */
+export const functionType = z.literal('function', {
+  error: 'function, the only type of tool that this server supports',
+})
+
 const tool = z.looseObject({
-  type: z.literal('function'),
+  type: functionType,
   function: z.looseObject({
     name: z.string().min(1).max(256),
     description: z.string().nullish(),

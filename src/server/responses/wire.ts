@@ -4,23 +4,26 @@
  */
 import { z } from 'zod'
 import { list, nullable } from '../validation.ts'
-import { chatTemplateArguments, metadata, rag, samplingFields } from '../wire.ts'
+import { chatTemplateArguments, functionType, metadata, rag, samplingFields } from '../wire.ts'
 import { unsupported, unsupportedFields } from '../wire-elsewhere.ts'
 
 /** Maximum number of items in a request: as many as messages of a chat. */
 const MAX_ITEMS = 4096
 
-const textPart = z.object({ type: z.enum(['input_text', 'output_text', 'text']), text: z.string() })
+const noMedia = 'this server does not support images, audio or files'
+const partError = { error: `a part whose type is input_text, output_text or refusal: ${noMedia}` }
+
+const textPart = z.object({ type: z.enum(['input_text', 'output_text', 'text'], partError), text: z.string() })
 const refusalPart = z.object({ type: z.literal('refusal'), refusal: z.string() })
 const reasoningPart = z.object({ type: z.enum(['reasoning_text', 'summary_text']), text: z.string() })
 
-const contentError =
-  'a string or an array of text parts (input_text, output_text, refusal): this server does not support images, audio or files'
+const contentError = `a string or an array of text parts (input_text, output_text, refusal): ${noMedia}`
+const contentPart = z.discriminatedUnion('type', [textPart, refusalPart], partError)
 
 const message = z.object({
   type: z.literal('message'),
   role: z.enum(['user', 'assistant', 'system', 'developer']),
-  content: z.union([z.string(), list(z.union([textPart, refusalPart]), { max: MAX_ITEMS })], { error: contentError }),
+  content: z.union([z.string(), list(contentPart, { max: MAX_ITEMS })], { error: contentError }),
 })
 
 const functionCall = z.object({
@@ -49,7 +52,7 @@ const item = z.discriminatedUnion('type', [message, functionCall, functionCallOu
 })
 
 const functionTool = z.object({
-  type: z.literal('function', { error: 'function, the only type of tool that this server supports' }),
+  type: functionType,
   name: z.string().min(1).max(256),
   description: nullable(z.string()),
   parameters: nullable(z.record(z.string(), z.unknown())),
