@@ -54,6 +54,17 @@ it('ids may hold slashes where the table says so', async () => {
     expect((await ask('GET', path)).status).toBe(200)
 })
 
+it.each([
+  ['POST', '/v1/responses/resp-1/cancel', /background/],
+  ['GET', '/v1/responses/resp-1/input_items', /input items/],
+  ['POST', '/v1/responses/input_tokens', /POST \/tokenize/],
+  ['POST', '/api/show', /GET \/v1\/models/],
+])('%s %s says what this server has instead', async (method, path, hint) => {
+  const { status, text } = await ask(method, path)
+  expect(status).toBe(501)
+  expect(text).toMatch(hint)
+})
+
 describe('a method that a path does not have', () => {
   it.each([
     ['GET', '/v1/chat/completions', 'POST, OPTIONS'],

@@ -52,13 +52,13 @@ export function registerRoutes(app: Hono<AppEnv>, handlers: Partial<Handlers>): 
     const methods = methodsOf(c.req.path)
     const allow = [...methods, 'OPTIONS'].join(', ')
     if (methods.length > 0 && c.req.method === 'OPTIONS') return c.body(null, 204, { Allow: allow })
+    const elsewhere = ELSEWHERE[c.req.path.replace(/(?<=^\/v1\/responses\/)[^/]+(?=\/)/, '{id}')]
+    if (elsewhere !== undefined) throw new ApiError('not_supported', `${shown(c)}: ${elsewhere}`)
     if (methods.length > 0) {
       throw new ApiError('method_not_allowed', `${shown(c)}: expected ${methods.join(' or ')}`, {
         headers: { Allow: allow },
       })
     }
-    const elsewhere = ELSEWHERE[c.req.path]
-    if (elsewhere !== undefined) throw new ApiError('not_supported', `${shown(c)}: ${elsewhere}`)
     const near = nearest(c.req.method, c.req.path, names)
     const hint = near === null ? '' : `; did you mean ${near}?`
     throw new ApiError('not_found', `${shown(c)}: no such route${hint}; GET /openapi.json lists them`)
@@ -77,10 +77,22 @@ const ELSEWHERE: Readonly<Record<string, string>> = {
   '/v1/files': 'this server keeps no files; POST /v1/rag/documents takes documents',
   '/v1/fine_tuning/jobs': 'this server does not train',
   '/v1/batches': 'this server has no batch files; send the requests themselves',
+  '/v1/messages/batches': 'this server has no batches; send the requests themselves',
+  '/v1/responses/input_tokens':
+    'this server does not count the tokens of a response; POST /tokenize counts those of a chat',
+  '/v1/responses/compact': 'this server does not compact conversations',
+  '/v1/responses/{id}/input_items': 'this server keeps the output of a response, not its input items',
+  '/v1/responses/{id}/cancel': 'this server runs no responses in the background; closing the connection cancels one',
+  '/v1/conversations': 'this server keeps no conversations; previous_response_id continues one',
+  '/v1/vector_stores': 'expected POST /v1/rag/documents',
+  '/v1/assistants': 'this server has no assistants; POST /v1/responses has tools and turns',
+  '/v1/threads': 'this server has no threads; POST /v1/responses has tools and turns',
   '/completion': 'expected POST /v1/completions',
   '/api/chat': 'expected POST /v1/chat/completions; this server speaks OpenAI’s API, not Ollama’s',
   '/api/generate': 'expected POST /v1/completions; this server speaks OpenAI’s API, not Ollama’s',
   '/api/embed': 'expected POST /v1/embeddings; this server speaks OpenAI’s API, not Ollama’s',
+  '/api/embeddings': 'expected POST /v1/embeddings; this server speaks OpenAI’s API, not Ollama’s',
+  '/api/show': 'expected GET /v1/models; this server speaks OpenAI’s API, not Ollama’s',
   '/api/tags': 'expected GET /v1/models; this server speaks OpenAI’s API, not Ollama’s',
 }
 

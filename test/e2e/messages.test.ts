@@ -74,6 +74,20 @@ describe('a message', () => {
     expect(counted.input_tokens).toBe(usage.input_tokens + (usage.cache_read_input_tokens ?? 0))
   })
 
+  it('continues a final turn of the assistant', async () => {
+    const whole = textOf(await client.messages.create(ask)).trim()
+    const begun = whole.slice(0, whole.indexOf(' '))
+    const messages = [...ask.messages, { role: 'assistant' as const, content: begun }]
+    const { usage } = await client.messages.create({ ...ask, messages })
+    const counted = await client.messages.countTokens({ model: MODEL, messages })
+    const asked = await client.messages.countTokens({ model: MODEL, messages: ask.messages })
+    expect(counted.input_tokens).toBe(usage.input_tokens + (usage.cache_read_input_tokens ?? 0))
+    const body = { prompt: begun, add_special_tokens: false }
+    const { count } = (await (await server.post('/tokenize', body, { 'x-api-key': 'k1' })).json()) as { count: number }
+    // No end of that turn and no beginning of another.
+    expect(counted.input_tokens).toBe(asked.input_tokens + count)
+  })
+
   it('streams every event in order and comes to the same text', async () => {
     const whole = await client.messages.create(ask)
     const types: string[] = []

@@ -251,6 +251,10 @@ describe('what is kept', () => {
     const unkept = await client.responses.create({ ...ask, store: false })
     await expect(client.responses.retrieve(unkept.id)).rejects.toMatchObject({ status: 404 })
     const kept = await client.responses.create(ask)
+    await expect(client.responses.retrieve(kept.id, { stream: true })).rejects.toMatchObject({
+      status: 400,
+      param: 'stream',
+    })
     await client.responses.delete(kept.id)
     await expect(client.responses.retrieve(kept.id)).rejects.toMatchObject({ status: 404 })
   })

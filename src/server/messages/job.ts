@@ -37,9 +37,13 @@ function thinkingOf(thinking: MessagesRequest['thinking']) {
 export function promptOf({ model, system, messages, tools }: CountTokensRequest) {
   const systemMessage: readonly ChatMessageFields[] =
     system === undefined ? [] : [{ role: 'system', content: textOf(system) }]
+  const chat = messages.flatMap(toMessages)
+  const last = chat.at(-1)
   return {
     ...defined({ model }),
-    messages: [...systemMessage, ...messages.flatMap(toMessages)],
+    messages: [...systemMessage, ...chat],
+    // An answer continues a final turn of the assistant's, unless that turn is finished by its calls.
+    continue_final_message: last?.role === 'assistant' && last.content !== '' && last.tool_calls === undefined,
     tools: tools?.map(({ name, description, input_schema: parameters }) => ({
       type: 'function' as const,
       function: defined({ name, description, parameters }),

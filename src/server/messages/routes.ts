@@ -18,8 +18,9 @@ export function messagesHandlers(parts: GenerationParts) {
         return { job, shape: () => messagesShape(job) }
       }),
     countMessageTokens: async (c) => {
-      const { model, messages, tools } = promptOf(await readBody(c, countTokensRequest))
-      const prompt = { messages: messages.map(toChatMessage), tools: tools ?? [] }
+      const body = promptOf(await readBody(c, countTokensRequest))
+      const { model, messages, tools = [], continue_final_message: continueFinalMessage } = body
+      const prompt = { messages: messages.map(toChatMessage), tools, continueFinalMessage }
       return parts.state.withModel(model, c.req.raw.signal, async ({ engine }) => {
         const [ids] = await encodeFor(c, engine, [prompt])
         return c.json({ input_tokens: ids?.length ?? 0 })

@@ -1,7 +1,7 @@
 /** POST /v1/responses, and reading and deleting stored responses. */
 import type { Context } from 'hono'
 import type { AppEnv } from '../env.ts'
-import { ApiError } from '../errors.ts'
+import { ApiError, invalidRequest } from '../errors.ts'
 import { type GenerationParts, handleGeneration } from '../completions.ts'
 import { type ChatFields, chatJob } from '../job.ts'
 import { JSON_HEADERS, toJson } from '../large-json.ts'
@@ -54,8 +54,12 @@ export function responsesHandlers(parts: GenerationParts) {
         },
         withItemTypes,
       ),
-    getResponse: async (c) =>
-      c.body(await toJson(stored(c, c.req.param('id') ?? '', 'id').response), 200, JSON_HEADERS),
+    getResponse: async (c) => {
+      // A client that asked for events would read none in a JSON body, and no error.
+      if (c.req.query('stream') === 'true')
+        throw invalidRequest('stream: expected false, because a stored response is whole, found true', 'stream')
+      return c.body(await toJson(stored(c, c.req.param('id') ?? '', 'id').response), 200, JSON_HEADERS)
+    },
     deleteResponse: (c) => {
       const id = c.req.param('id') ?? ''
       stored(c, id, 'id')
