@@ -2,9 +2,11 @@
  * Grammars of bytes: expressions and rules, and the network of states into which they are compiled. A network is plain data, so that it can be sent
  * to the thread that hosts matchers.
  */
+import { intersect } from './patterns/automaton.ts'
 import type { Automaton } from './patterns/automaton.ts'
 import { difference, intersection, singleton, utf8 } from './patterns/code-points.ts'
 import type { CodePoints } from './patterns/code-points.ts'
+import { looksAhead, positions } from './patterns/regex.ts'
 import type { Regex } from './patterns/regex.ts'
 import { Unenforceable } from './unenforceable.ts'
 
@@ -30,7 +32,7 @@ export function text(value: string): Expression {
 }
 
 /** A pattern without look-aheads, converted directly instead of through an automaton. @throws Unenforceable for others */
-export function regexExpression(node: Regex, encoding: Encoding): Expression {
+function regexExpression(node: Regex, encoding: Encoding): Expression {
   switch (node.kind) {
     case 'set':
       return character(node.set, encoding)
@@ -42,6 +44,21 @@ export function regexExpression(node: Regex, encoding: Encoding): Expression {
       return times(regexExpression(node.of, encoding), node.min, node.max)
     default:
       throw new Unenforceable('rules that are too large together')
+  }
+}
+
+/** Limit on the characters of a pattern that is compiled to an automaton. More would take seconds. */
+export const MAX_AUTOMATON_CHARACTERS = 2000
+
+/** The texts that a pattern matches as a whole, as an automaton if that is not too large; null: there are none. @throws Unenforceable */
+export function patternExpression(pattern: Regex, encoding: Encoding): Expression | null {
+  if (positions(pattern) > MAX_AUTOMATON_CHARACTERS && !looksAhead(pattern)) return regexExpression(pattern, encoding)
+  try {
+    const automaton = intersect([pattern])
+    return automaton === null ? null : automatonExpression(automaton, encoding)
+  } catch (error) {
+    if (!(error instanceof Unenforceable) || looksAhead(pattern)) throw error
+    return regexExpression(pattern, encoding)
   }
 }
 

@@ -1,16 +1,6 @@
 /** Compiles a constraint on the output to a grammar. Runs in a thread, so that a hostile schema delays only its sender. */
 import type { ToolCallGrammar } from '../tool-calls/tool-call-grammar.ts'
-import { intersect } from './patterns/automaton.ts'
-import {
-  GrammarRules,
-  inOrder,
-  textWithTokens,
-  oneOf,
-  regexExpression,
-  text,
-  times,
-  automatonExpression,
-} from './byte-grammar.ts'
+import { GrammarRules, inOrder, oneOf, patternExpression, text, textWithTokens, times } from './byte-grammar.ts'
 import type { Expression, Network } from './byte-grammar.ts'
 import { grammarParam } from './grammar-source.ts'
 import type { GrammarSource } from './grammar-source.ts'
@@ -18,7 +8,7 @@ import { JsonSchema } from './json-schema/json-schema.ts'
 import { argumentsNotation, jsonNotation } from './notation.ts'
 import type { Notation } from './notation.ts'
 import { fullMatch } from './patterns/regex-anchors.ts'
-import { looksAhead, parseRegex, positions } from './patterns/regex.ts'
+import { parseRegex } from './patterns/regex.ts'
 import { Unenforceable } from './unenforceable.ts'
 import { userGrammar } from './user-grammars/user-grammar.ts'
 
@@ -27,9 +17,6 @@ interface ConstraintGrammar {
   /** Constraints that are not enforced, as sentences that name the field. */
   readonly warnings: readonly string[]
 }
-
-/** Limit on the characters of a pattern that is compiled to an automaton. More would take seconds. */
-const MAX_AUTOMATON_CHARACTERS = 2000
 
 /** @throws Unenforceable, in words that name the field */
 export function constraintGrammar(source: GrammarSource): ConstraintGrammar {
@@ -49,16 +36,8 @@ function rootOf({ param, constraint }: GrammarSource, grammar: GrammarRules, war
     }
     case 'regex':
       return naming(param, 'the pattern cannot be enforced', () => {
-        const pattern = fullMatch(parseRegex(constraint.pattern))
-        if (positions(pattern) > MAX_AUTOMATON_CHARACTERS && !looksAhead(pattern))
-          return regexExpression(pattern, 'text')
-        try {
-          const automaton = intersect([pattern])
-          if (automaton !== null) return automatonExpression(automaton, 'text')
-        } catch (error) {
-          if (!(error instanceof Unenforceable)) throw error
-          return regexExpression(pattern, 'text')
-        }
+        const matching = patternExpression(fullMatch(parseRegex(constraint.pattern)), 'text')
+        if (matching !== null) return matching
         throw new Unenforceable('no text matches it')
       })
     case 'choice':

@@ -105,27 +105,38 @@ function literalNotation({ keyEnd, separator, quote }: LiteralBody): Notation {
   }
 }
 
-/** A value in the notation; null: the notation cannot express it. */
-export function literalOf(value: unknown, notation: Notation, isRaw: boolean): string | null {
-  if (value === null) return notation.words.null
-  if (typeof value === 'boolean') return notation.words[`${value}`]
-  if (typeof value === 'number') return JSON.stringify(value)
+/** A fixed value in the notation, spaced as the notation allows; null: the notation cannot express it. */
+export function literalOf(value: unknown, notation: Notation, isRaw: boolean): Expression | null {
+  if (value === null) return text(notation.words.null)
+  if (typeof value === 'boolean') return text(notation.words[`${value}`])
+  if (typeof value === 'number') return text(JSON.stringify(value))
   if (typeof value === 'string') {
     const { quote } = notation
-    if (isRaw) return value
-    if (quote === null) return JSON.stringify(value)
-    return value.includes(quote.open) ? null : quote.open + value + quote.close
+    if (isRaw) return text(value)
+    if (quote === null) return text(JSON.stringify(value))
+    return value.includes(quote.open) ? null : text(quote.open + value + quote.close)
   }
   const inner = notation.inner ?? notation
-  const join = (parts: readonly (string | null)[], { open, close }: Brackets) => (parts.includes(null) ? null : open + parts.join(notation.quote === null ? ', ' : ',') + close) // prettier-ignore
-  if (Array.isArray(value)) return join(value.map((item) => literalOf(item, inner, false)), inner.list) // prettier-ignore
+  const { object, list, member } = inner
+  if (Array.isArray(value)) return withinBrackets(value.map((item) => literalOf(item, inner, false)), list) // prettier-ignore
   if (!isSchema(value)) return null
   const members = Object.entries(value).map(([key, item]) => {
     const written = literalOf(item, inner, false)
     const name = keyOf(key, inner)
-    return written === null || name === null ? null : `${name}${notation.quote === null ? ': ' : ':'}${written}`
+    return written === null || name === null ? null : inOrder(text(name), member.colon, written)
   })
-  return join(members, inner.object)
+  return withinBrackets(members, object)
+}
+
+function withinBrackets(
+  parts: readonly (Expression | null)[],
+  { open, close, comma, gap }: Brackets,
+): Expression | null {
+  const written = parts.filter((part) => part !== null)
+  if (written.length < parts.length) return null
+  if (written.length === 0) return text(open + close)
+  const items = written.flatMap((part, i) => (i === 0 ? [part] : [comma, part]))
+  return inOrder(text(open), gap, ...items, gap, text(close))
 }
 
 /** A member's name in the notation; null: the notation cannot express it. */

@@ -2,7 +2,7 @@
 import { inOrder, NOTHING, text, times } from '../byte-grammar.ts'
 import type { Expression } from '../byte-grammar.ts'
 import { inBrackets, countedMembers, finiteValues } from './json-members.ts'
-import type { Member, SchemaRules } from './json-members.ts'
+import type { Member, Members, SchemaRules } from './json-members.ts'
 import { literalOf } from '../notation.ts'
 import type { Brackets, ValueContext } from '../notation.ts'
 import { alternatives, childPath, boundedCounts } from './schema-expander.ts'
@@ -29,7 +29,8 @@ export function arrayRule(
     const values = prefix.length > 0 ? null : finiteValues(rules, rest)
     if (values !== null) {
       const listed = values.flatMap((value) => literalOf(JSON.parse(value), own, false) ?? [])
-      const members = listed.map((value): Member => ({ rule: text(value), isRequired: false }))
+      if (listed.length <= MAX_REORDERED) return inBrackets(list, distinctItems(rules, listed, { least, most }, list.comma)) // prettier-ignore
+      const members = listed.map((rule): Member => ({ rule, isRequired: false }))
       return inBrackets(list, countedMembers(rules, members, null, { least, most }, list.comma, path, 'items'))
     }
     rules.note('"uniqueItems"', path)
@@ -53,6 +54,30 @@ export function arrayRule(
   const more = free === null || most - numFixed <= 0 ? [] : [times(inOrder(list.comma, free), least2, most - numFixed)]
   const first2 = fixed.slice(0, numFixed).flatMap((rule, i) => (i === 0 ? [rule] : [list.comma, rule]))
   return inBrackets(list, { body: inOrder(...first2, ...more), mayBeEmpty: false })
+}
+
+/** Limit on distinct items that may come in any order. More come in the order of their schema. */
+const MAX_REORDERED = 8
+
+/** Some of the items in any order, each at most once: a rule for each set of items that came before. */
+function distinctItems(
+  { grammar }: SchemaRules,
+  items: readonly Expression[],
+  { least, most }: { readonly least: number; readonly most: number },
+  comma: Expression,
+): Members {
+  const shared = items.map((item) => grammar.rule(item))
+  const after = new Map<number, Expression | null>()
+  for (let before = 2 ** items.length - 1; before >= 0; before--) {
+    const count = items.filter((_, i) => (before >> i) & 1).length
+    const next = shared.flatMap((item, i) => {
+      const rest = (before >> i) & 1 || count >= most ? null : after.get(before | (1 << i))
+      return rest === null || rest === undefined ? [] : [inOrder(...(before === 0 ? [] : [comma]), item, rest)]
+    })
+    const made = alternatives([before > 0 && count >= least ? NOTHING : null, ...next])
+    after.set(before, made === null ? null : grammar.rule(made))
+  }
+  return { body: after.get(0) ?? null, mayBeEmpty: least === 0 }
 }
 
 /** The schemas of the fixed first items, and of the items after them. */

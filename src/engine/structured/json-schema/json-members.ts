@@ -4,6 +4,7 @@ import type { Expression, GrammarRules } from '../byte-grammar.ts'
 import type { InnerOptions } from './json-strings.ts'
 import type { Brackets, Style } from '../notation.ts'
 import { satisfies, withoutListedValues } from './schema-check.ts'
+import type { ReferenceTarget } from './schema-references.ts'
 import { alternatives, commonTypes, fixedValues } from './schema-expander.ts'
 import type { Conjunction, SchemaExpander } from './schema-expander.ts'
 
@@ -30,7 +31,8 @@ export interface Member {
   readonly isRequired: boolean
 }
 
-interface Members {
+/** What stands between the brackets; null: only nothing can. */
+export interface Members {
   readonly body: Expression | null
   readonly mayBeEmpty: boolean
 }
@@ -97,7 +99,7 @@ const MAX_LISTED_INTEGERS = 64
 export function finiteValues({ expander }: SchemaRules, schemas: readonly unknown[]): string[] | null {
   const expanded = expander.expand(schemas)
   if (expanded === null) return null
-  const target = (reference: unknown) => expander.target(reference)
+  const target: ReferenceTarget = (reference, from) => expander.target(reference, from)
   const rest = withoutListedValues(expanded)
   return candidates(expanded, expander)?.filter((json) => rest.every((part) => satisfies(JSON.parse(json), part, target))) ?? null // prettier-ignore
 }

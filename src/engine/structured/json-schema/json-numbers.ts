@@ -2,7 +2,7 @@
 import { intersect, product } from '../patterns/automaton.ts'
 import { automatonExpression } from '../byte-grammar.ts'
 import type { Expression, GrammarRules } from '../byte-grammar.ts'
-import { decimals, integers, multiples } from './numbers.ts'
+import { decimals, integers, multiples, numbers } from './numbers.ts'
 import type { Bound } from './numbers.ts'
 import { parseRegex } from '../patterns/regex.ts'
 import type { Regex } from '../patterns/regex.ts'
@@ -27,7 +27,7 @@ export class JsonNumbers {
   number(type: 'integer' | 'number', parts: Conjunction, path: string): Expression {
     const low = tightest(parts, 'minimum', 'exclusiveMinimum', 1)
     const high = tightest(parts, 'maximum', 'exclusiveMaximum', -1)
-    const range = type === 'integer' ? integers(low, high) : decimals(low, high)
+    const range = type === 'integer' ? integers(low, high) : numbers(low, high)
     const steps = [...new Set(parts.flatMap(({ multipleOf }) => (multipleOf === undefined ? [] : [multipleOf])))]
     if (steps.some((step) => typeof step !== 'number' || !(step > 0)))
       throw new Unenforceable('"multipleOf": a number above 0 is expected')
@@ -35,7 +35,8 @@ export class JsonNumbers {
     const hasFraction = parts.some((part) => part[FRACTIONAL] === true)
     const needed = steps.map(Number).filter((step) => !(type === 'integer' && Number.isInteger(1 / step)))
     if (needed.length === 0 && unwanted.length === 0 && !hasFraction) return this.#range(range)
-    const bounded = low === null && high === null && type === 'number' ? decimals({ value: -1e15, isExclusive: false }, { value: 1e15, isExclusive: false }) : range // prettier-ignore
+    // What is asked of the digits of a number says nothing about one with an exponent.
+    const bounded = type === 'integer' ? range : decimals(low, high)
     try {
       let automaton = intersect(hasFraction ? [bounded, parseRegex(FRACTION)] : [bounded], unwanted.map(spellings))
       if (automaton === null) throw new Unsatisfiable('bounds that leave no number')

@@ -128,9 +128,9 @@ function freeMember(
   place: ValueContext,
 ): Expression | null {
   const { path, depth, style } = place
-  const patterns = parts.flatMap(({ patternProperties }) => Object.entries(isSchema(patternProperties) ? patternProperties : {})) // prettier-ignore
+  const patterns = parts.flatMap(({ patternProperties }) => (isSchema(patternProperties) ? Object.keys(patternProperties) : [])) // prettier-ignore
   const closed = parts.some(({ additionalProperties, unevaluatedProperties }) => additionalProperties === false || unevaluatedProperties === false) // prettier-ignore
-  if (patterns.length > 0) return patternMember(rules, patterns, parts, names, place)
+  if (patterns.length > 0) return patternMember(rules, [...new Set(patterns)], parts, names, place)
   if (closed) return null
   const asked = parts.flatMap(({ additionalProperties }) => (additionalProperties === undefined ? [] : [additionalProperties])) // prettier-ignore
   // Properties that a schema does not name are allowed, but seldom intended.
@@ -142,10 +142,10 @@ function freeMember(
   return value === null ? null : memberRule(freeKey(rules, parts, names, place), value, style.notation.member)
 }
 
-/** A member whose key one of the patterns finds; what `additionalProperties` allows beside them is left out. */
+/** A member whose key some of the patterns find, or none of them if `additionalProperties` asks for such members. */
 function patternMember(
   rules: SchemaRules,
-  patterns: readonly (readonly [string, unknown])[],
+  patterns: readonly string[],
   parts: Conjunction,
   names: ReadonlySet<string>,
   place: ValueContext,
@@ -153,7 +153,7 @@ function patternMember(
   const { path, depth, style } = place
   let languages: readonly Regex[]
   try {
-    languages = patterns.map(([pattern]) => partialMatch(parseRegex(pattern)))
+    languages = patterns.map((pattern) => partialMatch(parseRegex(pattern)))
   } catch (error) {
     // It is unknown which keys the pattern matches, so none are allowed.
     if (error instanceof Unenforceable) return null
@@ -161,17 +161,29 @@ function patternMember(
   }
   // A key that several patterns find has to satisfy all of their schemas.
   const groups = patterns.length <= MAX_PATTERNS ? subsets(patterns.length) : patterns.map((_, i) => [i])
-  const members = groups.map((group) => {
-    const schemas = group.map((i) => patterns[i]?.[1])
+  const areOthersAsked = parts.some(({ additionalProperties }) => additionalProperties !== undefined)
+  const members = [...groups, ...(areOthersAsked ? [[]] : [])].map((group) => {
+    const found = group.flatMap((i) => patterns[i] ?? [])
+    const schemas = schemasOfKey(parts, new Set(found))
+    if (schemas.includes(false)) return null
     const others = languages.filter((_, i) => !group.includes(i))
-    const found = group.map((i): Schema => ({ pattern: patterns[i]?.[0] }))
-    const name = keyOrNull(rules, parts, names, place, { found, others })
+    const name = keyOrNull(rules, parts, names, place, { found: found.map((pattern): Schema => ({ pattern })), others })
     if (name === null) return null
     const inner = rules.styleWithin(style, NO_NAME)
     const value = rules.node(schemas, childPath(path, 'patternProperties', group[0] ?? 0), depth + 1, inner)
     return value === null ? null : memberRule(name, value, style.notation.member)
   })
   return alternatives(members)
+}
+
+/** The schemas of a property that only patterns find: in each part, those of its patterns or, without one, that of all others. */
+function schemasOfKey(parts: Conjunction, found: ReadonlySet<string>): unknown[] {
+  return parts.flatMap(({ patternProperties, additionalProperties, unevaluatedProperties }) => {
+    const own = Object.entries(isSchema(patternProperties) ? patternProperties : {}).filter(([pattern]) => found.has(pattern)) // prettier-ignore
+    if (own.length > 0) return own.map(([, schema]) => schema)
+    const others = additionalProperties ?? (found.size > 0 ? undefined : unevaluatedProperties)
+    return others === undefined ? [] : [others]
+  })
 }
 
 /** Patterns whose keys are told apart in every way. */

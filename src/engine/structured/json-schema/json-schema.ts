@@ -26,6 +26,7 @@ import {
   SchemaExpander,
 } from './schema-expander.ts'
 import type { Conjunction } from './schema-expander.ts'
+import type { ReferenceTarget } from './schema-references.ts'
 import { Unenforceable, Unsatisfiable } from '../unenforceable.ts'
 
 const MAX_DEPTH = 64
@@ -202,7 +203,7 @@ export class JsonSchema {
     parts: Conjunction,
     style: Style,
   ): Expression | null {
-    const target = (reference: unknown) => this.expander.target(reference)
+    const target: ReferenceTarget = (reference, from) => this.expander.target(reference, from)
     const rest = withoutListedValues(parts)
     const left = values.filter((json) => {
       const value: unknown = JSON.parse(json)
@@ -213,7 +214,7 @@ export class JsonSchema {
     const written = left.flatMap((json) => literalIn(JSON.parse(json), style) ?? [])
     if (written.length === 0)
       throw new Unenforceable('"enum" or "const" of values that this model’s calls cannot write')
-    return oneOf(...written.map(text))
+    return oneOf(...written)
   }
 
   #typed(type: string, parts: Conjunction, { path, depth, style }: ValueContext): Expression | null {

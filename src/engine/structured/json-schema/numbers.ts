@@ -9,8 +9,12 @@ export interface Bound {
   readonly isExclusive: boolean
 }
 
-/** Digits before and after the point if nothing bounds them: the precision of a double. */
+/** Digits that a double keeps in any case. Near a bound that is excluded, more could round up to it. */
 const MAX_DIGITS = 15
+/** Digits before the point if nothing bounds them: enough for every 64-bit integer. */
+const MAX_WHOLE_DIGITS = 20
+/** Digits after the point if more cannot round to a value that is excluded: what it takes to write any double. */
+const MAX_PLACES = 17
 const DIGIT = digits(0, 9)
 const POINT = literal('.')
 /** Limit on the remainders that an automaton counts. */
@@ -33,7 +37,7 @@ export function integers(low: Bound | null, high: Bound | null): Regex {
 /** A bound for an unbounded side, beyond the bound of the other side. */
 function unbounded(other: bigint | null): bigint {
   const length = other === null ? 0 : abs(other).toString().length + 1
-  const bound = 10n ** BigInt(Math.max(MAX_DIGITS, length)) - 1n
+  const bound = 10n ** BigInt(Math.max(MAX_WHOLE_DIGITS, length)) - 1n
   const largest = BigInt(Number.MAX_VALUE)
   return bound < largest ? bound : largest
 }
@@ -75,14 +79,50 @@ function digits(from: number, to: number): Regex {
   return set([[0x30 + from, 0x30 + to]])
 }
 
-/** Numbers from `low` to `high`; null: unbounded. Without bounds exponents may be written. @throws Unenforceable for a range that holds none */
-export function decimals(low: Bound | null, high: Bound | null): Regex {
-  if (low === null && high === null) {
-    const exponent = sequence(set([[0x45, 0x45], [0x65, 0x65]]), repeat(set([[0x2b, 0x2b], [0x2d, 0x2d]]), 0, 1), repeat(DIGIT, 1, 2)) // prettier-ignore
-    const natural = choice(literal('0'), sequence(digits(1, 9), repeat(DIGIT, 0, MAX_DIGITS - 1)))
-    const fraction = sequence(POINT, repeat(DIGIT, 1, MAX_DIGITS))
-    return sequence(repeat(literal('-'), 0, 1), natural, repeat(fraction, 0, 1), repeat(exponent, 0, 1))
+/** The powers of ten that may be written as exponents. */
+const MAX_EXPONENT = 300
+
+/** Numbers from `low` to `high`; null: unbounded. As decimals, or with exponents. @throws Unenforceable for a range that holds none */
+export function numbers(low: Bound | null, high: Bound | null): Regex {
+  const negative = high !== null && high.value < 0 ? negated(high) : null
+  const parts = [
+    low === null || low.value < 0 ? signed(exponentials(negative, low === null ? null : negated(low))) : null,
+    high === null || high.value > 0 ? exponentials(low !== null && low.value > 0 ? low : null, high) : null,
+  ]
+  return choice(decimals(low, high), ...parts.filter((part) => part !== null))
+}
+
+function signed(magnitude: Regex | null): Regex | null {
+  return magnitude === null ? null : sequence(literal('-'), magnitude)
+}
+
+/**
+ * Positive numbers with an exponent, in scientific notation; null where there are none. An exponent is allowed if all numbers with it are within the
+ * bounds: e if low ≤ 10^e and 10^(e + 1) ≤ high. With as few digits as here, no number below a power of ten rounds up to it.
+ */
+function exponentials(low: Bound | null, high: Bound | null): Regex | null {
+  const isAllowed = (exponent: number) => {
+    const [least, beyond] = [Number(`1e${exponent}`), Number(`1e${exponent + 1}`)]
+    if (low !== null && (low.isExclusive ? least <= low.value : least < low.value)) return false
+    return high === null || beyond <= high.value
   }
+  const allowed: number[] = []
+  for (let exponent = -MAX_EXPONENT; exponent <= MAX_EXPONENT; exponent++)
+    if (isAllowed(exponent)) allowed.push(exponent)
+  const [first, last] = [allowed[0], allowed.at(-1)]
+  if (first === undefined || last === undefined) return null
+  // Writers pad exponents to two digits.
+  const padded = (from: number, to: number) => sequence(repeat(literal('0'), 0, 1), naturals(BigInt(from), BigInt(to)))
+  const exponents: Regex[] = []
+  if (first < 0) exponents.push(sequence(literal('-'), padded(Math.max(1, -last), -first)))
+  if (last >= 0) exponents.push(sequence(repeat(literal('+'), 0, 1), padded(Math.max(0, first), last)))
+  const fraction = sequence(POINT, repeat(DIGIT, 1, MAX_DIGITS - 1))
+  const mark = set([[0x45, 0x45], [0x65, 0x65]]) // prettier-ignore
+  return sequence(digits(1, 9), repeat(fraction, 0, 1), mark, choice(...exponents))
+}
+
+/** Numbers from `low` to `high`, without exponents; null: unbounded. @throws Unenforceable for a range that holds none */
+export function decimals(low: Bound | null, high: Bound | null): Regex {
   const parts: Regex[] = []
   const zero: Bound = { value: 0, isExclusive: false }
   if (low === null || low.value < 0) {
@@ -127,9 +167,12 @@ function magnitudes(low: Bound, high: Bound | null): Regex | null {
   const to = high === null ? { whole: unbounded(from.whole), fraction: '', isExclusive: false } : decimalOf(high)
   if (from.whole > to.whole) return null
   const whole = (value: bigint) => literal(value.toString())
-  // More digits than a double keeps could round up to a bound that is excluded.
-  const most = (value: bigint, fraction: string) =>
-    Math.max(1, fraction.length + 1, MAX_DIGITS - value.toString().length)
+  // Nothing with few places rounds to zero, so an excluded zero does not matter.
+  const isRoundingSafe = !(to.isExclusive || (low.isExclusive && low.value !== 0))
+  const most = (value: bigint, fraction: string) => {
+    const wholeDigits = value === 0n ? 0 : value.toString().length
+    return Math.max(1, fraction.length + 1, isRoundingSafe ? MAX_PLACES : MAX_DIGITS - wholeDigits)
+  }
   const parts: Regex[] = []
   const add = (value: bigint, fractions: Regex | null) => {
     if (fractions !== null) parts.push(sequence(whole(value), fractions))
@@ -138,7 +181,7 @@ function magnitudes(low: Bound, high: Bound | null): Regex | null {
     add(from.whole, fractionsBetween(from, to, Math.max(most(from.whole, from.fraction), to.fraction.length + 1)))
   } else {
     add(from.whole, fractionsBetween(from, null, most(from.whole, from.fraction)))
-    const places = to.isExclusive ? most(to.whole, '') : MAX_DIGITS
+    const places = most(to.whole, '')
     if (to.whole - from.whole > 1n)
       parts.push(sequence(naturals(from.whole + 1n, to.whole - 1n), fractionsBetween(null, null, places) ?? EMPTY))
     add(to.whole, fractionsBetween(null, to, most(to.whole, to.fraction)))
@@ -177,6 +220,8 @@ function fractionsBetween(low: Decimal | null, high: Decimal | null, places: num
 export function multiples(of: number): Automaton {
   const { whole, fraction } = decimalOf({ value: of, isExclusive: false })
   const places = fraction.length
+  const numZeros = fraction === '' ? (/0*$/.exec(whole.toString())?.[0].length ?? 0) : 0
+  if (numZeros > 0) return withZeros(multiples(Number(whole / 10n ** BigInt(numZeros))), numZeros)
   const divisor = whole * 10n ** BigInt(places) + BigInt(fraction === '' ? '0' : fraction)
   if (divisor * BigInt(places + 1) > MAX_MULTIPLE)
     throw new Unenforceable(`"multipleOf" of more than ${MAX_MULTIPLE} remainders`)
@@ -209,4 +254,17 @@ export function multiples(of: number): Automaton {
       })
   }
   return { states }
+}
+
+/** The integers that an automaton accepts, each with further zeros at its end; zero stays as it is. */
+function withZeros({ states }: Automaton, numZeros: number): Automaton {
+  const first = states.length
+  const zero = [[0x30, 0x30] as const]
+  const chain = Array.from({ length: numZeros }, (_, i) => ({
+    isEnd: i === numZeros - 1,
+    next: i === numZeros - 1 ? [] : [{ set: zero, state: first + i + 1 }],
+  }))
+  const isZero = (i: number) => i === 2
+  const longer = states.map((state, i) => (state.isEnd && !isZero(i) ? { isEnd: false, next: [...state.next, { set: zero, state: first }] } : state)) // prettier-ignore
+  return { states: [...longer, ...chain] }
 }

@@ -1,28 +1,24 @@
 /** Validates known values: those of `enum` and `const` must satisfy the other keywords of their schema. */
-import { STRING_FORMATS } from './formats.ts'
+import { COUNTED_FORMATS, STRING_FORMATS } from './formats.ts'
 import { FRACTIONAL, isOfType, isSchema, NOT_PATTERN, NOT_VALUES, typesOf } from './schema.ts'
 import type { Schema } from './schema.ts'
+import type { ReferenceTarget } from './schema-references.ts'
 
 const MAX_DEPTH = 32
 
-/** What schemas ask for beside `enum` and `const`: of values that these list. */
+/** What expanded schemas ask for beside `enum` and `const`, of values that these list. Their references were followed. */
 export function withoutListedValues(parts: readonly Schema[]): Schema[] {
-  return parts.map((part) => Object.fromEntries(Object.entries(part).filter(([name]) => name !== 'enum' && name !== 'const'))) // prettier-ignore
+  return parts.map((part) => Object.fromEntries(Object.entries(part).filter(([name]) => name !== 'enum' && name !== 'const' && name !== '$ref'))) // prettier-ignore
 }
 
-/** `target`: where a reference leads. Keywords that are not known, and patterns that are none, bind nothing. */
-export function satisfies(
-  value: unknown,
-  schema: unknown,
-  target: (reference: unknown) => unknown,
-  depth = 0,
-): boolean {
+/** `target` resolves references. Keywords that are not known, and patterns that are none, bind nothing. */
+export function satisfies(value: unknown, schema: unknown, target: ReferenceTarget, depth = 0): boolean {
   if (typeof schema === 'boolean' || !isSchema(schema)) return schema !== false
   if (depth > MAX_DEPTH) return true
   const holds = (inner: unknown, of = value) => satisfies(of, inner, target, depth + 1)
   const list = (keyword: string): readonly unknown[] => (Array.isArray(schema[keyword]) ? (schema[keyword] as unknown[]) : []) // prettier-ignore
   if (!isOfSchemasType(value, schema) || !isAllowedByLists(value, schema)) return false
-  if (schema.$ref !== undefined && !holds(target(schema.$ref))) return false
+  if (schema.$ref !== undefined && !holds(target(schema.$ref, schema))) return false
   if (!list('allOf').every((inner) => holds(inner))) return false
   if ('anyOf' in schema && !list('anyOf').some((inner) => holds(inner))) return false
   if ('oneOf' in schema && list('oneOf').filter((inner) => holds(inner)).length !== 1) return false
@@ -75,7 +71,8 @@ function isStringWithin(value: string, schema: Schema): boolean {
   if (typeof pattern === 'string' && !matches(pattern, value, true)) return false
   const excluded = schema[NOT_PATTERN]
   if (typeof excluded === 'string' && matches(excluded, value, false)) return false
-  const known = STRING_FORMATS.get(format)
+  // These patterns are narrower than their formats, so they say nothing about a value that the schema lists.
+  const known = COUNTED_FORMATS.has(format) ? undefined : STRING_FORMATS.get(format)
   return known === undefined || matches(`^(?:${known})$`, value, true)
 }
 

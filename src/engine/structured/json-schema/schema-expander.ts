@@ -1,7 +1,7 @@
 /** Schemas as conjunctions: resolves `$ref` and `allOf`, and determines the types, values and counts that a conjunction allows. */
 import { oneOf } from '../byte-grammar.ts'
 import type { Expression } from '../byte-grammar.ts'
-import { FRACTIONAL, isSchema, KEYWORDS, NOT_PATTERN, NOT_VALUES, TYPES, typesOf } from './schema.ts'
+import { FRACTIONAL, isOfType, isSchema, KEYWORDS, NOT_PATTERN, NOT_VALUES, TYPES, typesOf } from './schema.ts'
 import type { Schema } from './schema.ts'
 import { SchemaNegation } from './schema-negation.ts'
 import { SchemaReferences } from './schema-references.ts'
@@ -30,12 +30,12 @@ export class SchemaExpander {
 
   constructor(root: unknown) {
     this.#references = new SchemaReferences(root)
-    this.negation = new SchemaNegation((reference) => this.target(reference))
+    this.negation = new SchemaNegation((reference, from) => this.target(reference, from))
   }
 
-  /** @throws Unenforceable for a reference that leads nowhere */
-  target(reference: unknown): unknown {
-    return this.#references.target(reference)
+  /** The schema that a reference in the schema `from` leads to. @throws Unenforceable for one that leads nowhere */
+  target(reference: unknown, from: Schema): unknown {
+    return this.#references.target(reference, from)
   }
 
   /** Keywords that bind a value of the schema and cannot be enforced. */
@@ -83,7 +83,7 @@ export class SchemaExpander {
         throw new Unenforceable('"allOf": a list with something in it is expected')
       const members: readonly unknown[] = Array.isArray(schema.allOf) ? schema.allOf : []
       const references = [schema.$ref, schema.$dynamicRef, schema.$recursiveRef].filter((one) => one !== undefined)
-      const isPossible = references.every((one) => visit(this.target(one))) && members.every(visit) && this.#impliedBy(schema).schemas.every(visit) // prettier-ignore
+      const isPossible = references.every((one) => visit(this.target(one, schema))) && members.every(visit) && this.#impliedBy(schema).schemas.every(visit) // prettier-ignore
       active.delete(schema)
       return isPossible
     }
@@ -150,26 +150,60 @@ export function commonTypes(parts: Conjunction): ReadonlySet<string> | null {
   return left
 }
 
-/** No value can satisfy two of them: their types differ, or a property that they all require has other values in each. Linear. */
+/** Limit on the objects that are compared pair by pair. */
+const MAX_COMPARED = 64
+
+/**
+ * No value can satisfy two of them: where they share a type, their values differ, or a property that they all require has other values in each, or
+ * each object lacks what another one requires. Linear but for a few objects.
+ */
 export function areDisjoint(branches: readonly Conjunction[]): boolean {
-  if (haveOwnKeys(branches.map((parts) => fixedValues(parts)))) return true
-  const types = branches.map((parts) => commonTypes(parts))
-  if (haveOwnKeys(types.map((own) => own && [...own].map((name) => (name === 'integer' ? 'number' : name)))))
-    return true
-  if (!types.every((own) => own?.size === 1 && own.has('object'))) return false
-  const [first = []] = branches
-  const names = first.flatMap(({ required }) => (Array.isArray(required) ? required.map(String) : []))
-  return names.some((name) =>
-    haveOwnKeys(
-      branches.map((parts) => {
-        const isRequired = parts.some(({ required }) => Array.isArray(required) && required.includes(name))
-        const own = parts
-          .map(({ properties }) => (isSchema(properties) ? properties[name] : undefined))
-          .filter(isSchema)
-        return isRequired ? fixedValues(own) : null
-      }),
-    ),
+  const byType = new Map<string, Conjunction[]>()
+  for (const parts of branches) {
+    const types = commonTypes(parts) ?? fixedTypes(parts)
+    if (types === null) return false
+    for (const type of new Set([...types].map((name) => (name === 'integer' ? 'number' : name)))) {
+      const sharing = byType.get(type) ?? []
+      byType.set(type, sharing)
+      sharing.push(parts)
+    }
+  }
+  return [...byType].every(
+    ([type, sharing]) =>
+      sharing.length < 2 || haveOwnKeys(sharing.map(fixedValues)) || (type === 'object' && areDisjointObjects(sharing)),
   )
+}
+
+/** The types of the values that a conjunction lists; null: it lists none. */
+function fixedTypes(parts: Conjunction): readonly string[] | null {
+  const values = fixedValues(parts)?.map((json): unknown => JSON.parse(json))
+  return values?.map((value) => [...TYPES].find((type) => isOfType(value, type)) ?? '') ?? null
+}
+
+function areDisjointObjects(branches: readonly Conjunction[]): boolean {
+  const required = branches.map((parts) => new Set(parts.flatMap((part) => (Array.isArray(part.required) ? part.required.map(String) : [])))) // prettier-ignore
+  const isDiscriminated = (name: string) =>
+    haveOwnKeys(
+      branches.map((parts, i) => {
+        const schemas = parts.map(({ properties }) => (isSchema(properties) ? properties[name] : undefined))
+        return required[i]?.has(name) === true ? fixedValues(schemas.filter(isSchema)) : null
+      }),
+    )
+  if ([...(required[0] ?? [])].some(isDiscriminated)) return true
+  if (branches.length > MAX_COMPARED) return false
+  const lacks = (i: number, j: number) => [...(required[i] ?? [])].some((name) => isForbidden(branches[j] ?? [], name))
+  return branches.every((_, i) =>
+    branches.slice(i + 1).every((_other, j) => lacks(i, i + 1 + j) || lacks(i + 1 + j, i)),
+  )
+}
+
+/** No object of the conjunction has the property: a schema without it is closed. */
+function isForbidden(parts: Conjunction, name: string): boolean {
+  return parts.some(
+    ({ properties, patternProperties, additionalProperties }) =>
+      (additionalProperties === false && patternProperties === undefined && !(isSchema(properties) && Object.hasOwn(properties, name))) ||
+      (isSchema(properties) && Object.hasOwn(properties, name) && properties[name] === false),
+  ) // prettier-ignore
 }
 
 /** Every list is there, and nothing is in two of them. */

@@ -1,18 +1,19 @@
 /** Negates schemas, for `not`, the `else` branch of `if`, and `oneOf`. */
 import { FRACTIONAL, isSchema, NOT_PATTERN, NOT_VALUES, typesOf } from './schema.ts'
 import type { Schema } from './schema.ts'
+import type { ReferenceTarget } from './schema-references.ts'
 
 const MAX_DEPTH = 12
 const EVERY_TYPE = ['null', 'boolean', 'number', 'string', 'array', 'object'] as const
 
 /** Negates schemas; null where the negation cannot be written as a schema. */
 export class SchemaNegation {
-  readonly #target: (reference: unknown) => unknown
+  readonly #target: ReferenceTarget
   /** Results by schema, because schemas are compared by identity. */
   readonly #known = new WeakMap<Schema, Schema | boolean | null>()
 
-  /** `target`: where a reference leads. */
-  constructor(target: (reference: unknown) => unknown) {
+  /** `target` resolves references. */
+  constructor(target: ReferenceTarget) {
     this.#target = target
   }
 
@@ -51,7 +52,7 @@ export class SchemaNegation {
     }
     switch (keyword) {
       case '$ref':
-        return each([this.#target(value)])
+        return each([this.#target(value, schema)])
       case 'allOf':
         return Array.isArray(value) ? each(value) : null
       case 'anyOf': {

@@ -123,7 +123,6 @@ describe('what cannot be enforced is refused, in words', () => {
     ['[^\\s\\S]', 'no text matches it'],
     ['\\bword', '"\\b", a word boundary'],
     ['(a)\\1', 'a reference to a group'],
-    ['\\Aabc\\z', 'an escape of this name'],
     ['(?<=a)b', 'a look-behind'],
     ['[[:alpha:]]', 'a class inside brackets and colons'],
     ['[x[:^digit:]]', 'a class inside brackets and colons'],

@@ -93,6 +93,29 @@ export function positions(node: Regex): number {
   }
 }
 
+/** Bounds on the characters of the texts that a tree matches as a whole; what its look-aheads ask for is ignored. */
+export function lengthsOf(node: Regex): { readonly least: number; readonly most: number } {
+  switch (node.kind) {
+    case 'set':
+      return { least: 1, most: 1 }
+    case 'sequence': {
+      const parts = node.parts.map(lengthsOf)
+      const total = (bound: 'least' | 'most') => parts.reduce((sum, part) => sum + part[bound], 0)
+      return { least: total('least'), most: total('most') }
+    }
+    case 'choice': {
+      const parts = node.parts.map(lengthsOf)
+      return { least: Math.min(...parts.map(({ least }) => least)), most: Math.max(...parts.map(({ most }) => most)) }
+    }
+    case 'repeat': {
+      const { least, most } = lengthsOf(node.of)
+      return { least: least * node.min, most: most === 0 || node.max === 0 ? 0 : most * node.max }
+    }
+    default:
+      return { least: 0, most: 0 }
+  }
+}
+
 const CONTROLS: Readonly<Record<string, number>> = { n: 0x0a, r: 0x0d, t: 0x09, f: 0x0c, v: 0x0b, '0': 0x00 }
 
 class Parser {
@@ -139,7 +162,8 @@ class Parser {
     const parts: Regex[] = []
     for (let next = this.#next; next !== undefined && next !== '|' && next !== ')'; next = this.#next)
       parts.push(this.#quantified(this.#atom()))
-    return sequence(...parts)
+    // Flags leave nothing behind; an anchor after them still stands at the beginning.
+    return sequence(...parts.filter((part) => part !== EMPTY))
   }
 
   #quantified(atom: Regex): Regex {
@@ -182,8 +206,12 @@ class Parser {
         return { kind: 'start' }
       case '$':
         return { kind: 'end' }
-      case '\\':
+      case '\\': {
+        // The anchors of Python and Rust.
+        if (this.#take('A')) return { kind: 'start' }
+        if (this.#take('z') || this.#take('Z')) return { kind: 'end' }
         return set(this.#cased(this.#escape(false)))
+      }
       case '*':
       case '+':
       case '?':
