@@ -72,7 +72,9 @@ export class LogFile {
   #currentDescriptor(): number {
     const nowMs = performance.now()
     if (this.#size > this.#maxBytes) {
-      this.#rotate()
+      // Another process that writes to the same file has rotated it: a second time would drop the oldest file early.
+      if (inodeAt(this.#path) === this.#inode) this.#rotate()
+      else this.#isStale = true
     } else if (nowMs - this.#checkedMs >= CHECK_EVERY_MS) {
       this.#checkedMs = nowMs
       if (inodeAt(this.#path) !== this.#inode) this.#isStale = true

@@ -87,6 +87,19 @@ describe('logging', () => {
     expect(kept).toEqual(Array.from({ length: kept.length }, (_, n) => 60 - kept.length + n))
   })
 
+  it('does not rotate a file that another process with the same path has just rotated', async () => {
+    const file = join(folder, 'server.log')
+    const { log, flush } = start({ file, rotateBytes: 2000 })
+    for (let i = 0; i < 40; i++) log.info('work.failed', { i: 1 })
+    await flush()
+    renameSync(file, `${file}.1`)
+    writeFileSync(file, 'of the other process\n')
+    log.info('work.failed', { i: 2 })
+    await flush()
+    expect(readdirSync(folder).sort()).toEqual(['server.log', 'server.log.1'])
+    expect(readFileSync(file, 'utf8')).toMatch(/^of the other process\n.*"i":2/)
+  })
+
   it.each(['removed', 'renamed'])('opens the file again when it was %s under it', async (how) => {
     const file = join(folder, 'server.log')
     const { log, flush } = start({ file })

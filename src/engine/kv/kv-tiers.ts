@@ -3,7 +3,7 @@
  * blocks first. A block is named by its chained, salted hash. A file also records its model and layout and has a checksum; a file that is damaged,
  * or belongs to something else, is ignored with a log line.
  */
-import { createHash } from 'node:crypto'
+import { createHash, randomUUID } from 'node:crypto'
 import { readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { makeFolder } from '../../regular-file.ts'
@@ -32,6 +32,8 @@ export interface KvTiersOptions {
 
 const MAGIC = 'miniserve-kv-1\n'
 const NAME = /^([\w-]{43})\.kv$/
+/** Another process with the same directory may be writing a file that is younger. A process number would not tell: containers share them. */
+const ABANDONED_AFTER_MS = 3_600_000
 /** Limit on blocks that wait to be written. A disk that cannot keep up loses blocks instead of using memory. */
 const MAX_PENDING_WRITES = 1024
 
@@ -75,11 +77,14 @@ export class KvTiers {
       (await readdir(folder)).map(async (name) => {
         const [, hash] = NAME.exec(name) ?? []
         const path = join(folder, name)
-        // Left by an interrupted write.
-        if (name.endsWith('.tmp')) await rm(path, { force: true })
-        if (hash === undefined) return null
+        const isTemporary = name.endsWith('.tmp')
+        if (hash === undefined && !isTemporary) return null
         // Another process with the same directory may have dropped the block meanwhile.
         const found = await stat(path).catch(() => null)
+        if (isTemporary || hash === undefined) {
+          if (found !== null && Date.now() - found.mtimeMs > ABANDONED_AFTER_MS) await rm(path, { force: true })
+          return null
+        }
         return found?.isFile() === true ? { hash, size: found.size, mtimeMs: found.mtimeMs } : null
       }),
     )
@@ -196,12 +201,13 @@ export class KvTiers {
   async #write(block: StoredBlock): Promise<void> {
     const path = this.#path(block.hash)
     const content = encode(this.#identity, block)
+    const temporary = `${path}.${randomUUID()}.tmp`
     try {
-      await writeFile(`${path}.tmp`, content, { mode: 0o600 })
-      await rename(`${path}.tmp`, path)
+      await writeFile(temporary, content, { mode: 0o600 })
+      await rename(temporary, path)
     } catch (error) {
       // What a full disk took of it counts towards no limit.
-      await rm(`${path}.tmp`, { force: true })
+      await rm(temporary, { force: true })
       throw error
     }
     this.#addToDisk(block.hash, content.length)

@@ -68,7 +68,7 @@ export class LayerInputs {
       norm: {
         // The factor 1 / sqrt(2) of the sum of table and projection is folded into the norm's weight. The model also divides the projection by
         // sqrt(hidden); the norm after it undoes that, except for its epsilon.
-        weight: await parameters.vector(`${prefix}per_layer_projection_norm.weight`, own.width, halved),
+        weight: await parameters.vector(`${prefix}per_layer_projection_norm.weight`, [own.width], halved),
         eps: normEps * hiddenSize,
       },
       layers,

@@ -13,7 +13,15 @@ import type {
   Vector,
 } from '../../kernels/ops.ts'
 import type { WeightLoader } from '../weights/weight-loader.ts'
-import { concatRows, openMatrix, readMatrix, takeRows, transpose, type WeightSource } from '../weights/source.ts'
+import {
+  concatRows,
+  openMatrix,
+  readMatrix,
+  sizeOf,
+  takeRows,
+  transpose,
+  type WeightSource,
+} from '../weights/source.ts'
 
 /**
  * A tensor that gives `rows` rows to a matrix. `from` maps each of these rows to a row of the tensor; absent: they are in the tensor's order.
@@ -73,8 +81,8 @@ export interface Parameters {
   expertBias(parts: readonly ExpertPart[], numExperts: number): Promise<Vector>
   /** The norm whose weight is `name.weight`. */
   norm(name: string, length: number): Promise<Norm>
-  /** A tensor's values in the order stored, each passed through `map`. */
-  vector(name: string, length: number, map?: (value: number) => number): Promise<Vector>
+  /** The values of a tensor of this shape in the order stored, each passed through `map`. Dimensions of size 1 do not count. */
+  vector(name: string, shape: readonly number[], map?: (value: number) => number): Promise<Vector>
   /** The only value of a tensor, on the host. */
   scalar(name: string): Promise<number>
   /** The routing of this shape. All layers that ask for the same shape share it. */
@@ -222,8 +230,8 @@ export class BackendParameters implements Parameters {
     return this.source.tensors.has(name)
   }
 
-  async vector(name: string, length: number, map = (value: number) => value): Promise<Vector> {
-    const values = await this.#weights.vector(name, length)
+  async vector(name: string, shape: readonly number[], map = (value: number) => value): Promise<Vector> {
+    const values = await this.#weights.vector(name, sizeOf(shape))
     return this.#backend.loadVector(name, values.map(map))
   }
 

@@ -165,12 +165,12 @@ async function loadLayer({ parameters, spec }: LayerParts, own: StreamsSpec, bas
   return {
     router: await parameters.matrix([[`${base}altup.modality_router`, numStreams]], hiddenSize),
     routerNorm: {
-      weight: await parameters.vector(`${base}altup.router_norm.weight`, hiddenSize, (value) => value / hiddenSize),
+      weight: await parameters.vector(`${base}altup.router_norm.weight`, [hiddenSize], (value) => value / hiddenSize),
       eps: normEps,
     },
-    predict: await parameters.vector(`${base}altup.prediction_coefs.weight`, numStreams ** 3),
-    correct: await parameters.vector(`${base}altup.correction_coefs.weight`, numStreams ** 2),
-    scale: await parameters.vector(`${base}altup.correct_output_scale`, hiddenSize),
+    predict: await parameters.vector(`${base}altup.prediction_coefs.weight`, [numStreams ** 2, numStreams]),
+    correct: await parameters.vector(`${base}altup.correction_coefs.weight`, [numStreams, numStreams]),
+    scale: await parameters.vector(`${base}altup.correct_output_scale`, [hiddenSize]),
     left: await parameters.matrix([[`${base}laurel.linear_left`, laurelRank]], hiddenSize),
     right: await parameters.matrix([[`${base}laurel.linear_right`, hiddenSize]], laurelRank),
     laurelNorm: await parameters.norm(`${base}laurel.post_laurel_norm`, hiddenSize),

@@ -76,3 +76,21 @@ test.each(MODELS)('%s without any one of its tensors is refused before anything 
   }
   await source.close()
 })
+
+/** The source with one tensor's dimensions in the opposite order: as many values, in another order. */
+function turned(source: WeightSource, { name, shape, ...info }: TensorInfo): WeightSource {
+  const tensors = new Map<string, TensorInfo>(source.tensors)
+  return { ...source, tensors: tensors.set(name, { ...info, name, shape: [...shape].reverse() }) }
+}
+
+test.each(MODELS)('a tensor of %s with its dimensions in another order is refused', async (name) => {
+  const { spec, source } = await open(name)
+  for (const info of await decoderTensors(spec, source)) {
+    const sizes = info.shape.filter((size) => size !== 1)
+    if (sizes.join() === [...sizes].reverse().join()) continue
+    await expect(loadDecoder(backend(), spec, turned(source, info)), info.name).rejects.toThrow(
+      `tensor ${info.name} should be [`,
+    )
+  }
+  await source.close()
+})

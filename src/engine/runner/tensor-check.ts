@@ -53,22 +53,22 @@ export class TensorCheck implements Parameters {
   }
 
   async expertBias(parts: readonly ExpertPart[], numExperts: number): Promise<Vector> {
-    for (const part of parts) this.#values(expertBiasName(this.source, part), numExperts * part.rows)
+    for (const part of parts) this.#values(expertBiasName(this.source, part), [numExperts, part.rows])
     return Promise.resolve(VECTOR)
   }
 
   async norm(name: string, length: number): Promise<Norm> {
-    this.#values(`${name}.weight`, length)
+    this.#values(`${name}.weight`, [length])
     return Promise.resolve({ weight: VECTOR, eps: 0 })
   }
 
-  async vector(name: string, length: number): Promise<Vector> {
-    this.#values(name, length)
+  async vector(name: string, shape: readonly number[]): Promise<Vector> {
+    this.#values(name, shape)
     return Promise.resolve(VECTOR)
   }
 
   async scalar(name: string): Promise<number> {
-    this.#values(name, 1)
+    this.#values(name, [])
     return Promise.resolve(1)
   }
 
@@ -84,7 +84,7 @@ export class TensorCheck implements Parameters {
     this.#found.add(expectTensor(this.source, name, shape))
   }
 
-  #values(name: string, count: number): void {
-    this.#found.add(expectValues(this.source, name, count))
+  #values(name: string, shape: readonly number[]): void {
+    this.#found.add(expectValues(this.source, name, shape))
   }
 }

@@ -37,8 +37,8 @@ export const MAMBA2 = {
   ssm_d: 'mamba.D',
 }
 
-/** Whether a tensor of these layers is a vector or a small table, and no matrix of a linear layer. */
-export const isStateVector = (name: string): boolean => /(?:conv\.conv|conv1d|norm)\.weight$|bias$|\.[AD]$/.test(name)
+/** Whether a tensor is a vector that GGUF files store by groups of channels. */
+export const isStateVector = (name: string): boolean => name.endsWith('norm.weight')
 
 /** The fields of config.json that only models with such layers have. A layer has no attention if the file has state tensors for it. */
 export function stateConfig(

@@ -1,7 +1,7 @@
 /** Downloads files of a hub repository to the cache's blobs. Downloads resume and are verified, and no partial file becomes visible. */
-import { createHash, type Hash } from 'node:crypto'
-import { createReadStream } from 'node:fs'
-import { copyFile, open, rename, rm, stat, symlink, truncate } from 'node:fs/promises'
+import { createHash, type Hash, randomUUID } from 'node:crypto'
+import { constants, createReadStream } from 'node:fs'
+import { copyFile, type FileHandle, open, rename, rm, stat, symlink } from 'node:fs/promises'
 import { basename, dirname, join, relative } from 'node:path'
 import { ModelError } from '../runner/runner.ts'
 
@@ -113,7 +113,9 @@ export async function fetchBlob(
   for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
     try {
       await continuePart(client, blob, part, onBytes)
-      await rename(part, target)
+      // Where another process completed the same download, or found it damaged, the file is no longer this one.
+      if ((await sizeOf(part)) === blob.bytes) await rename(part, target)
+      if ((await sizeOf(target)) !== blob.bytes) throw new Error('another process removed the file')
       return
     } catch (error) {
       if (error instanceof ModelError) throw error
@@ -128,7 +130,11 @@ export async function fetchBlob(
   )
 }
 
-/** Downloads the rest of a partial file and verifies the whole. @throws ModelError where a retry is of no use, and other errors where it may help */
+/**
+ * Downloads the rest of a partial file and verifies the whole. Processes that download the same blob share the file: each writes its bytes at their
+ * own place, so that the file is complete up to its size whoever ends first.
+ * @throws ModelError where a retry is of no use, and other errors where it may help
+ */
 async function continuePart(
   client: HubClient,
   blob: Blob,
@@ -137,14 +143,14 @@ async function continuePart(
 ): Promise<void> {
   let done = (await sizeOf(part)) ?? 0
   if (done > blob.bytes) {
-    await truncate(part, 0)
+    await rm(part, { force: true })
     done = 0
   }
   let hash = await hashOf(part, done)
   if (done < blob.bytes || done === 0) {
     const stall = new AbortController()
     let timer = setTimeout(() => stall.abort(new Error('no data for 30 s')), STALL_TIMEOUT_MS)
-    const file = await open(part, 'a')
+    const file = await open(part, constants.O_WRONLY | constants.O_CREAT)
     try {
       const range: Record<string, string> = done > 0 ? { range: `bytes=${done}-` } : {}
       const response = await requestHub(client, blob.url, {
@@ -161,7 +167,6 @@ async function continuePart(
       }
       if (done > 0 && response.status !== 206) {
         // The server does not continue the download: start again.
-        await file.truncate(0)
         done = 0
         hash = await hashOf(part, 0)
         if (response.status === 416) {
@@ -172,7 +177,7 @@ async function continuePart(
       for await (const chunk of response.body ?? []) {
         clearTimeout(timer)
         timer = setTimeout(() => stall.abort(new Error('no data for 30 s')), STALL_TIMEOUT_MS)
-        await file.appendFile(chunk)
+        await writeAt(file, chunk, done)
         hash.update(chunk)
         done += chunk.byteLength
         onBytes(done)
@@ -194,6 +199,13 @@ async function continuePart(
   }
 }
 
+async function writeAt(file: FileHandle, bytes: Uint8Array, position: number): Promise<void> {
+  for (let done = 0; done < bytes.length;) {
+    const { bytesWritten } = await file.write(bytes, done, bytes.length - done, position + done)
+    done += bytesWritten
+  }
+}
+
 /** The hash state after the first `bytes` bytes of a file. */
 async function hashOf(path: string, bytes: number): Promise<Hash> {
   const hash = createHash('sha256')
@@ -203,11 +215,13 @@ async function hashOf(path: string, bytes: number): Promise<Hash> {
 
 /** Makes `link` a relative link to a blob, as other tools do in the cache, or a copy where links are not allowed. */
 export async function linkBlob(blob: string, link: string): Promise<void> {
-  await rm(link, { force: true })
+  // Renamed into place: another process may make the same link, or read through it.
+  const made = `${link}.${randomUUID()}`
   try {
-    await symlink(relative(dirname(link), blob), link)
+    await symlink(relative(dirname(link), blob), made)
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== 'EPERM') throw error
-    await copyFile(blob, link)
+    await copyFile(blob, made)
   }
+  await rename(made, link)
 }

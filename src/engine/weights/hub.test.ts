@@ -28,6 +28,9 @@ class HubStandIn {
   readonly files = new Map<string, Buffer>()
   readonly requests: string[] = []
   readonly ranges: string[] = []
+  /** The weights are sent only when that many requests for them have come. */
+  together = 0
+  readonly #held: (() => void)[] = []
   token: string | null = null
   /** Bytes of a response body after which the connection is cut, for the next `cuts` bodies of large files. */
   cutAfter = 0
@@ -37,7 +40,7 @@ class HubStandIn {
   readonly #server: Server
 
   constructor() {
-    this.#server = createServer((request, response) => this.#answer(request, response))
+    this.#server = createServer((request, response) => void this.#answer(request, response))
   }
 
   async listen(): Promise<string> {
@@ -54,7 +57,7 @@ class HubStandIn {
     return new Promise((resolve) => this.#server.close(() => resolve()))
   }
 
-  #answer(request: IncomingMessage, response: ServerResponse): void {
+  async #answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
     const path = request.url ?? ''
     this.requests.push(`${request.method} ${path}`)
     if (this.token !== null && request.headers.authorization !== `Bearer ${this.token}`)
@@ -78,6 +81,10 @@ class HubStandIn {
       return void response.writeHead(200, { ...headers, 'content-length': content.length }).end()
     const range = this.ignoresRanges ? undefined : /^bytes=(\d+)-$/.exec(request.headers.range ?? '')?.[1]
     if (request.headers.range !== undefined) this.ranges.push(request.headers.range)
+    if (name === 'model.safetensors' && this.#held.length < this.together)
+      await new Promise<void>((resolve) => {
+        if (this.#held.push(resolve) === this.together) for (const go of this.#held) go()
+      })
     const body = content.subarray(Number(range ?? 0))
     response.writeHead(range === undefined ? 200 : 206, { ...headers, 'content-length': body.length })
     if (this.cuts > 0 && body.length > this.cutAfter) {
@@ -176,6 +183,15 @@ test('a file is downloaded again from its beginning if the server cannot continu
   hub.cuts = 1
   const { path } = await fetchModel('org/tiny', options())
   expect(readFileSync(join(path, 'model.safetensors'))).toEqual(hub.files.get('model.safetensors'))
+})
+
+test('starts that download the same files into one cache at once get them whole', async () => {
+  hub.together = 3
+  const models = await Promise.all(Array.from({ length: 3 }, () => fetchModel('org/tiny', options())))
+  const names = readdirSync(models[0]!.path)
+  for (const name of names) expect(readFileSync(join(models[0]!.path, name)), name).toEqual(hub.files.get(name))
+  expect(readdirSync(join(cacheDir, 'models--org--tiny', 'blobs'))).toHaveLength(names.length)
+  expect(names).toHaveLength(5)
 })
 
 test('a file that changed, or arrives damaged, is never served', async () => {

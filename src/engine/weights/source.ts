@@ -52,6 +52,9 @@ export async function readFully(
   }
 }
 
+/** The number of values of a shape. */
+export const sizeOf = (shape: readonly number[]): number => shape.reduce((product, size) => product * size, 1)
+
 /** The tensor's description. @throws ModelError if it is missing or has another shape */
 export function expectTensor(source: WeightSource, name: string, shape: readonly number[]): TensorInfo {
   const info = source.tensors.get(name)
@@ -87,16 +90,24 @@ export async function openMatrix(
   return source.rows(name) ?? source.read(name)
 }
 
-/** The tensor's description. @throws ModelError if it is missing or does not have `count` values, in whatever dimensions */
-export function expectValues(source: WeightSource, name: string, count: number): TensorInfo {
-  const info = source.tensors.get(name) ?? expectTensor(source, name, [count])
-  const found = info.shape.reduce((product, size) => product * size, 1)
-  return found === count ? info : expectTensor(source, name, [count])
+const withoutOnes = (shape: readonly number[]): readonly number[] => shape.filter((size) => size !== 1)
+
+/**
+ * The tensor's description. Dimensions of size 1 do not count: file formats differ in them.
+ * @throws ModelError if it is missing or has another shape
+ */
+export function expectValues(source: WeightSource, name: string, shape: readonly number[]): TensorInfo {
+  const info = source.tensors.get(name)
+  const expected = withoutOnes(shape)
+  const found = info === undefined ? null : withoutOnes(info.shape)
+  const isExpected = found?.length === expected.length && found.every((size, i) => size === expected[i])
+  return isExpected && info !== undefined ? info : expectTensor(source, name, shape)
 }
 
 /** Reads a small tensor as f32 values in the order stored. @throws ModelError if it is missing or does not have `length` values */
 export async function readVector(source: WeightSource, name: string, length: number): Promise<Float32Array> {
-  expectValues(source, name, length)
+  const { shape } = source.tensors.get(name) ?? expectTensor(source, name, [length])
+  if (sizeOf(shape) !== length) expectTensor(source, name, [length])
   return dequantize(await source.read(name))
 }
 

@@ -1,6 +1,7 @@
 /** Filters, as jinja2's own and transformers' `tojson`. */
 import { TemplateFault } from './errors.ts'
 import { jsonText } from './json.ts'
+import { stripTags } from './markup.ts'
 import { absFilter, floatFilter, intFilter, roundFilter } from './number-filters.ts'
 import { applyBinary, indexOf, sorted } from './operators.ts'
 import { bindArguments, call } from './runtime.ts'
@@ -278,7 +279,11 @@ export const FILTERS: ReadonlyMap<string, Filter> = new Map<string, Filter>([
   ['abs', absFilter],
   [
     'attr',
-    (value, args, runtime) => runtime.attribute(value, textOf(bindArguments('attr', ['name'], args).name ?? null)),
+    (value, args, runtime) => {
+      const { name = null } = bindArguments('attr', ['name'], args)
+      if (typeof name !== 'string') throw new TemplateFault(`attr: expected str, found ${typeName(name)}`)
+      return runtime.ownAttribute(value, name)
+    },
   ],
   ['batch', batches],
   ['capitalize', text(capitalize)],
@@ -335,20 +340,6 @@ function title(given: string): string {
     return first.toUpperCase() + word.slice(first.length).toLowerCase()
   })
   return words.join('')
-}
-
-/** The text without comments and tags, its words one space apart. From the first tag without an end on, everything is text. */
-function stripTags(given: string): string {
-  let kept = ''
-  let at = 0
-  for (let start = given.indexOf('<'); start >= 0; start = given.indexOf('<', at)) {
-    const isComment = given.startsWith('<!--', start)
-    const end = isComment ? given.indexOf('-->', start + 4) : given.indexOf('>', start)
-    if (end < 0) break
-    kept += given.slice(at, start)
-    at = end + (isComment ? 3 : 1)
-  }
-  return (kept + given.slice(at)).split(/\s+/).filter(Boolean).join(' ')
 }
 
 function centered(given: string, args: Arguments, runtime: Runtime): Value {

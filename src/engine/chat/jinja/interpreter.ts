@@ -89,6 +89,12 @@ class Interpreter implements Runtime {
     return member === undefined ? this.#missing(of, name) : member
   }
 
+  /** The attribute, for which no item stands in. */
+  ownAttribute(of: Value, name: string): Value {
+    const own = this.#own(of, name)
+    return own === undefined ? this.#missing(of, name) : own
+  }
+
   /** value[key]: the item, else the attribute of that name. */
   item(of: Value, key: Value): Value {
     const found = this.#member(of, key)

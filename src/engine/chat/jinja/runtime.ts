@@ -31,6 +31,8 @@ export interface Runtime {
   filter(name: string, value: Value, args: Arguments): Value
   test(name: string, value: Value, args: Arguments): boolean
   attribute(of: Value, name: string): Value
+  /** As `attribute`, without items. */
+  ownAttribute(of: Value, name: string): Value
   item(of: Value, key: Value): Value
 }
 

@@ -36,13 +36,28 @@ export function strip(text: string, characters: Value | undefined, side: 'start'
 /** First character upper case, the rest lower case. */
 export function capitalize(text: string): string {
   const [first = ''] = text
-  return titleCase(first) + text.slice(first.length).toLowerCase()
+  // In lower case a sigma depends on what is around it.
+  return titleCase(first) + text.toLowerCase().slice(first.toLowerCase().length)
 }
 
-/** A character in title case: ß becomes Ss. */
+const CASED = /\p{Cased}/u
+const IOTA = 'Ι'
+const IOTA_SUBSCRIPT = '\u0345'
+/** The upper case of two letters in one character. The next character is its title case. */
+const DIGRAPH = /^[ǄǇǊǱ]$/
+
+/** A character in title case, of which JavaScript knows nothing (Unicode's UnicodeData.txt and SpecialCasing.txt): ß becomes Ss, ǆ ǅ and ᾳ ᾼ. */
 function titleCase(character: string): string {
-  const [first = '', ...rest] = character.toUpperCase()
-  return first + rest.join('').toLowerCase()
+  // Title case is a case of its own here, and Georgian letters have upper case only in texts that are upper case as a whole.
+  if (/\p{Lt}|[\u10d0-\u10ff]/u.test(character)) return character
+  const upper = character.toUpperCase()
+  if (DIGRAPH.test(upper)) return String.fromCodePoint((upper.codePointAt(0) ?? 0) + 1)
+  if (upper.length > 1 && upper.endsWith(IOTA)) {
+    const title = upper.slice(0, -1) + IOTA_SUBSCRIPT
+    return upper.length === 2 ? title.normalize('NFC') : title
+  }
+  const [{ index = 0, 0: first = '' } = {}] = upper.matchAll(/\p{Cased}/gu)
+  return upper.slice(0, index) + first + upper.slice(index + first.length).toLowerCase()
 }
 
 /** `count` replacements at most; negative: all. */
@@ -174,25 +189,66 @@ const change =
     return map(text)
   }
 
-const CASED = /\p{Lu}|\p{Ll}|\p{Lt}/u
+/** Each character with its lower case, in which a sigma depends on what is around it. */
+function* withLowerCase(text: string): Iterable<readonly [character: string, lower: string]> {
+  const lower = text.toLowerCase()
+  let at = 0
+  for (const character of text) {
+    const { length } = character.toLowerCase()
+    yield [character, lower.slice(at, at + length)]
+    at += length
+  }
+}
 
 function titled(text: string): string {
   let isInWord = false
   let result = ''
-  for (const character of text) {
+  for (const [character, lower] of withLowerCase(text)) {
     const isCased = CASED.test(character)
-    result += isCased ? (isInWord ? character.toLowerCase() : titleCase(character)) : character
+    result += isCased ? (isInWord ? lower : titleCase(character)) : character
     isInWord = isCased
   }
   return result
 }
 
-const swapCase = (text: string): string =>
-  [...text].map((each) => (/\p{Lu}/u.test(each) ? each.toLowerCase() : each.toUpperCase())).join('')
+/** Whether words begin in upper or title case and go on in lower case, and there is at least one. */
+function isTitled(text: string): boolean {
+  let isInWord = false
+  for (const character of text) {
+    const isFirst = /\p{Uppercase}|\p{Lt}/u.test(character)
+    if (isFirst === isInWord && CASED.test(character)) return false
+    isInWord = CASED.test(character)
+  }
+  return CASED.test(text)
+}
+
+/** Cherokee letters fold to upper case, which came first, and a dotless i stays what it is. */
+function folded(text: string): string {
+  let result = ''
+  for (const character of text) {
+    if (character === 'ı') result += character
+    else if (/\p{Script=Cherokee}/u.test(character)) result += character.toUpperCase()
+    else result += [...character.toLowerCase().toUpperCase()].map((each) => each.toLowerCase()).join('')
+  }
+  return result
+}
+
+function swapCase(text: string): string {
+  let result = ''
+  for (const [character, lower] of withLowerCase(text)) {
+    if (/\p{Uppercase}/u.test(character)) result += lower
+    else result += /\p{Lowercase}/u.test(character) ? character.toUpperCase() : character
+  }
+  return result
+}
+
+/** Decimal digits, and digits in superscripts, circles and the like. */
+const DIGITS =
+  /^[\p{Nd}²³¹\u1369-\u1371\u19da\u2070\u2074-\u2079\u2080-\u2089①-⑨⑴-⑼⒈-⒐⓪⓵-⓽⓿❶-❾➀-➈➊-➒\u{10a40}-\u{10a43}\u{10e60}-\u{10e68}\u{11052}-\u{1105a}\u{1f100}-\u{1f10a}]+$/u
 
 export const STRING_METHODS: ReadonlyMap<string, StringMethod> = new Map<string, StringMethod>([
   ['capitalize', change(capitalize)],
-  ['casefold', change((text) => text.toLowerCase().replaceAll('ß', 'ss'))],
+  ['casefold', change(folded)],
   [
     'center',
     filler((n, width) =>
@@ -227,13 +283,13 @@ export const STRING_METHODS: ReadonlyMap<string, StringMethod> = new Map<string,
   ['isalpha', every(/^\p{L}+$/u)],
   ['isascii', (text) => [...text].every((each) => each <= '\x7f')],
   ['isdecimal', every(/^\p{Nd}+$/u)],
-  ['isdigit', every(/^[\p{Nd}\u00b2\u00b3\u00b9\u2070\u2074-\u2079\u2080-\u2089]+$/u)],
+  ['isdigit', every(DIGITS)],
   ['isnumeric', every(/^\p{N}+$/u)],
-  ['isidentifier', every(/^[\p{L}\p{Nl}_][\p{L}\p{M}\p{N}\p{Pc}]*$/u)],
+  ['isidentifier', every(/^[\p{XID_Start}_]\p{XID_Continue}*$/u)],
   ['isspace', every(ALL_SPACE)],
-  ['islower', (text) => CASED.test(text) && !/\p{Lu}|\p{Lt}/u.test(text)],
-  ['isupper', (text) => CASED.test(text) && !/\p{Ll}|\p{Lt}/u.test(text)],
-  ['istitle', (text) => CASED.test(text) && titled(text) === text],
+  ['islower', (text) => CASED.test(text) && !/\p{Uppercase}|\p{Lt}/u.test(text)],
+  ['isupper', (text) => CASED.test(text) && !/\p{Lowercase}|\p{Lt}/u.test(text)],
+  ['istitle', isTitled],
   [
     'join',
     (text, args, { budget }) => {

@@ -47,7 +47,7 @@ export async function loadAttention(
   const attended = parameters.activation('attended', qRows)
   const gate = isGated ? parameters.activation('attention gate', qRows) : null
   const { attentionScale: scale, attentionSoftcap: softcap } = spec
-  const sinks = attention.hasSinks ? await parameters.vector(`${base}self_attn.sinks`, numHeads) : null
+  const sinks = attention.hasSinks ? await parameters.vector(`${base}self_attn.sinks`, [numHeads]) : null
   const options = { ...shape, scale, window: attention.window, softcap, sinks, bidirectional: spec.isBidirectional }
   return {
     between: [q],

@@ -43,12 +43,12 @@ export async function loadGatedDelta(
     numKeyHeads,
     tilesKeyHeads,
     decayRate: await decayRate(parameters, at, numValueHeads),
-    stepBias: await parameters.vector(`${at}dt_bias`, numValueHeads),
+    stepBias: await parameters.vector(`${at}dt_bias`, [numValueHeads]),
     gate: { x: projected, offset: channels },
     beta: { x: scalars, offset: 0 },
     step: { x: scalars, offset: numValueHeads },
     // Unlike the family's other norms, this one is stored as w and not as w - 1.
-    norm: { weight: await parameters.vector(`${at}norm.weight`, valueDim), eps: normEps },
+    norm: { weight: await parameters.vector(`${at}norm.weight`, [valueDim]), eps: normEps },
   }
   const tensors = { name: `${at}conv1d`, channels, kernel, hasBias: false }
   const convolution = await convolutionOf(parameters, tensors, { layer: memory, offset: 0, isGated: false })

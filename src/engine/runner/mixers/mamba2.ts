@@ -29,11 +29,11 @@ export async function loadMamba2(
     numKeyHeads: numGroups,
     tilesKeyHeads: false,
     decayRate: await decayRate(parameters, at, numHeads),
-    stepBias: await parameters.vector(`${at}dt_bias`, numHeads),
-    skip: await parameters.vector(`${at}D`, numHeads),
+    stepBias: await parameters.vector(`${at}dt_bias`, [numHeads]),
+    skip: await parameters.vector(`${at}D`, [numHeads]),
     gate: { x: projected, offset: 0 },
     step: { x: projected, offset: width + channels },
-    norm: { weight: await parameters.vector(`${at}norm.weight`, width), eps: normEps },
+    norm: { weight: await parameters.vector(`${at}norm.weight`, [width]), eps: normEps },
   }
   const tensors = { name: `${at}conv1d`, channels, kernel, hasBias: hasConvBias }
   const convolution = await convolutionOf(parameters, tensors, { layer: memory, offset: width, isGated: false })

@@ -19,14 +19,14 @@ export async function convolutionOf(
   return {
     ...place,
     kernel,
-    weight: await parameters.vector(`${name}.weight`, channels * kernel),
-    bias: hasBias ? await parameters.vector(`${name}.bias`, channels) : null,
+    weight: await parameters.vector(`${name}.weight`, [channels, kernel]),
+    bias: hasBias ? await parameters.vector(`${name}.bias`, [channels]) : null,
   }
 }
 
 /** The decay rate A [length] of the mixer with prefix `at`. GGUF files store it as `A`; checkpoints store A_log, and A = -exp(A_log). */
 export async function decayRate(parameters: Parameters, at: string, length: number): Promise<Vector> {
   return parameters.has(`${at}A`)
-    ? parameters.vector(`${at}A`, length)
-    : parameters.vector(`${at}A_log`, length, (value) => -Math.exp(value))
+    ? parameters.vector(`${at}A`, [length])
+    : parameters.vector(`${at}A_log`, [length], (value) => -Math.exp(value))
 }

@@ -41,7 +41,7 @@ export async function loadExperts(parts: LayerParts, mlp: ExpertsSpec, base: str
   const shared = mlp.sharedWidth === null ? null : await loadShared(parts, mlp, mlp.sharedWidth, base)
   const outputNorm =
     normPlacement === 'pre' ? null : await parameters.norm(`${base}${layerNames.feedForwardNorm}`, hiddenSize)
-  const bias = mlp.hasChoiceBias ? await parameters.vector(`${base}${names.choiceBias}`, numExperts) : null
+  const bias = mlp.hasChoiceBias ? await parameters.vector(`${base}${names.choiceBias}`, [numExperts]) : null
   const route = { ...mlp.route, bias }
   const logits = parameters.activation('router logits', numExperts)
   return {

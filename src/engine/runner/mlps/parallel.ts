@@ -24,7 +24,7 @@ export async function loadParallel(
     gateUp: await parameters.matrix(upParts(names.gateUp, base, { width, isGated: true }), hiddenSize, { glu: true }), // [2 width, hidden]
     down: await parameters.matrix([[`${base}${names.down}`, hiddenSize]], width), // [hidden, width]
     denseOutputNorm: await norm('post_feedforward_layernorm_1'),
-    routerNorm: { weight: await parameters.vector(`${base}router.scale`, hiddenSize, rooted), eps: normEps },
+    routerNorm: { weight: await parameters.vector(`${base}router.scale`, [hiddenSize], rooted), eps: normEps },
     router: await parameters.matrix([[`${base}router.proj`, numExperts]], hiddenSize), // [numExperts, hidden]
     expertNorm: await norm('pre_feedforward_layernorm_2'),
     experts: {
@@ -43,7 +43,7 @@ export async function loadParallel(
     groups: null,
     normalizes: true,
     scale: 1,
-    expertScales: await parameters.vector(`${base}router.per_expert_scale`, numExperts),
+    expertScales: await parameters.vector(`${base}router.per_expert_scale`, [numExperts]),
   }
   return {
     record(backend, hidden, branch, scale) {
