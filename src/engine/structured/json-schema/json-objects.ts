@@ -9,6 +9,8 @@ import type { Notation, ValueContext } from '../notation.ts'
 import { partialMatch } from '../patterns/regex-anchors.ts'
 import { choice, literal, parseRegex, repeat, sequence, set } from '../patterns/regex.ts'
 import type { Regex } from '../patterns/regex.ts'
+import { satisfies } from './schema-check.ts'
+import type { ReferenceTarget } from './schema-references.ts'
 import { isSchema } from './schema.ts'
 import type { Schema } from './schema.ts'
 import { alternatives, childPath, boundedCounts } from './schema-expander.ts'
@@ -35,7 +37,7 @@ export function objectRule(
   const own: Member[] = []
   for (const name of all) {
     const isRequired = required.has(name)
-    const schemas = keyNames !== null && !keyNames.has(name) ? [false] : schemasOf(parts, name)
+    const schemas = isAllowedName(rules, parts, name) ? schemasOf(parts, name) : [false]
     const value = schemas.includes(false)
       ? null
       : rules.node(schemas, childPath(path, 'properties', name), depth + 1, rules.styleWithin(style, name))
@@ -111,6 +113,12 @@ function matches(pattern: string, name: string): boolean {
   }
 }
 
+/** Whether `propertyNames` lets a key have this name. It binds the keys of `properties` too. */
+function isAllowedName({ expander }: SchemaRules, parts: Conjunction, name: string): boolean {
+  const target: ReferenceTarget = (reference, from) => expander.target(reference, from)
+  return parts.every(({ propertyNames }) => propertyNames === undefined || satisfies(name, propertyNames, target))
+}
+
 /** The keys that `propertyNames` lists; null where it lists none. */
 function namesOfKeys(rules: SchemaRules, parts: Conjunction): ReadonlySet<string> | null {
   const schemas = parts.flatMap(({ propertyNames }) => (isSchema(propertyNames) ? [propertyNames] : []))
@@ -129,6 +137,7 @@ function freeMember(
 ): Expression | null {
   const { path, depth, style } = place
   const patterns = parts.flatMap(({ patternProperties }) => (isSchema(patternProperties) ? Object.keys(patternProperties) : [])) // prettier-ignore
+  if (parts.some(({ propertyNames }) => propertyNames === false)) return null
   const closed = parts.some(({ additionalProperties, unevaluatedProperties }) => additionalProperties === false || unevaluatedProperties === false) // prettier-ignore
   if (patterns.length > 0) return patternMember(rules, [...new Set(patterns)], parts, names, place)
   if (closed) return null

@@ -75,6 +75,14 @@ const everyday: Record<string, unknown> = {
     additionalProperties: { type: 'boolean' },
     required: ['a'],
   },
+  'properties within propertyNames': {
+    type: 'object',
+    properties: { ab: { type: 'null' }, 'x y': { type: 'null' } },
+    propertyNames: { pattern: '^[a-z]{1,3}$' },
+    additionalProperties: { type: 'boolean' },
+    minProperties: 1,
+  },
+  'no names': { type: 'object', properties: { a: { type: 'null' } }, propertyNames: false },
   catchall: {
     type: 'object',
     properties: { id: { type: 'integer' }, 'ex"tra': { type: 'null' } },
