@@ -11,6 +11,7 @@ import type { ChatMessage, ToolDefinition } from '../request.ts'
 import { ModelError } from '../runner/runner.ts'
 import type { Tokenizer } from '../tokenizer/tokenizer.ts'
 import { readTokenizerConfig } from '../tokenizer/tokenizer.ts'
+import { isJsonObject } from '../weights/json-file.ts'
 import { isFolder } from '../weights/model-path.ts'
 
 interface RenderOptions {
@@ -82,11 +83,25 @@ async function fileTemplate(file: string, tokenizer: Tokenizer): Promise<ChatTem
 }
 
 async function loadOwnTemplate(path: string, tokenizer: Tokenizer): Promise<ChatTemplate | null> {
-  const own = (await isFolder(path)) ? await readIfPresent(join(path, 'chat_template.jinja')) : null
-  if (own !== null) return createChatTemplate(own, tokenizer)
+  const isInFolder = await isFolder(path)
+  const own = isInFolder ? join(path, 'chat_template.jinja') : null
+  const source = own === null ? null : await readIfPresent(own)
+  if (own !== null && source !== null) return namingFile(own, () => createChatTemplate(source, tokenizer))
+  const file = isInFolder ? join(path, 'tokenizer_config.json') : path
   const config = await readTokenizerConfig(path)
-  const plain = namedSource(config, 'default')
-  return plain === null ? null : templateOf({ plain, withTools: namedSource(config, 'tool_use') }, tokenizer)
+  return namingFile(file, () => {
+    checkSources(config.chat_template)
+    const plain = namedSource(config, 'default')
+    return plain === null ? null : templateOf({ plain, withTools: namedSource(config, 'tool_use') }, tokenizer)
+  })
+}
+
+function namingFile<T>(file: string, work: () => T): T {
+  try {
+    return work()
+  } catch (error) {
+    throw error instanceof ModelError ? new ModelError(`${file}: ${error.message}`, { cause: error }) : error
+  }
 }
 
 /** @throws ModelError when a source cannot be parsed */
@@ -95,8 +110,24 @@ export function templateOf({ plain, withTools }: TemplateSources, tokenizer: Tur
   return withTools === null ? template : new ChatTemplatePair(template, createChatTemplate(withTools, tokenizer))
 }
 
+/** @throws ModelError for what is neither a template nor a list of named ones */
+function checkSources(value: unknown): void {
+  if (value === undefined || value === null || typeof value === 'string') return
+  const isNamed = (entry: unknown): boolean =>
+    isJsonObject(entry) && typeof entry.name === 'string' && typeof entry.template === 'string'
+  if (Array.isArray(value) && value.every(isNamed)) return
+  const found = Array.isArray(value)
+    ? 'a list of something else'
+    : isJsonObject(value)
+      ? 'an object'
+      : `a ${typeof value}`
+  throw new ModelError(`chat_template: expected a template or a list of {name, template}, found ${found}`)
+}
+
 /** tokenizer_config.json holds one template, `default`, or a list of named ones. */
 function namedSource({ chat_template: value }: Record<string, unknown>, name: 'default' | 'tool_use'): string | null {
+  // Like no template, as in transformers.
+  if (value === '') return null
   if (typeof value === 'string') return name === 'default' ? value : null
   if (!Array.isArray(value)) return null
   const entries: unknown[] = value

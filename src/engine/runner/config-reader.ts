@@ -19,9 +19,10 @@ export class ConfigReader {
     return this.#fields[key] ?? null
   }
 
-  fail(key: string, expected: string): never {
+  /** @param found the value, where it is not that of the key at the top level */
+  fail(key: string, expected: string, found: unknown = this.#fields[key]): never {
     throw new ModelError(
-      `${this.path}: ${key} should be ${expected}, found ${JSON.stringify(this.#fields[key])?.slice(0, 80) ?? 'nothing'}`,
+      `${this.path}: ${key} should be ${expected}, found ${JSON.stringify(found)?.slice(0, 80) ?? 'nothing'}`,
     )
   }
 

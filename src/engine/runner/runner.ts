@@ -191,6 +191,14 @@ export interface RunnerProblem {
   readonly isFatal: boolean
 }
 
+/** Messages quote values and names of files that may be damaged or hostile: as long as the file, with control sequences for a terminal. */
+const MAX_MESSAGE_CHARACTERS = 4000
+
+function printable(message: string): string {
+  const isLong = message.length > MAX_MESSAGE_CHARACTERS
+  return (isLong ? `${message.slice(0, MAX_MESSAGE_CHARACTERS)}…` : message).replace(/[^\P{Cc}\n\t]/gu, '�')
+}
+
 /** A checkpoint that cannot be served. The message says what was expected, what was found and what to try. The process exits with code 1. */
 export class ModelError extends Error {
   override readonly name = 'ModelError'
@@ -198,7 +206,7 @@ export class ModelError extends Error {
   readonly isOfDevice: boolean
 
   constructor(message: string, options: ErrorOptions & { readonly isOfDevice?: boolean } = {}) {
-    super(message, options)
+    super(printable(message), options)
     this.isOfDevice = options.isOfDevice ?? false
   }
 }

@@ -33,12 +33,12 @@ function ropesOf(
     // MiniMax's configs give the number of rotated dims instead of a share.
     const wholly = config.raw('rotary_dim') === null ? 1 : config.size('rotary_dim') / headDim
     const partial = parameters['partial_rotary_factor'] ?? config.number('partial_rotary_factor', wholly)
-    if (typeof own !== 'number' || own <= 1) config.fail('rope_theta', 'a number above 1')
+    if (typeof own !== 'number' || own <= 1) config.fail('rope_theta', 'a number above 1', own)
     if (typeof partial !== 'number' || partial <= 0 || partial > 1)
-      config.fail('partial_rotary_factor', 'between 0 and 1')
+      config.fail('partial_rotary_factor', 'between 0 and 1', partial)
     const rotaryDim = parameters['rope_type'] === 'proportional' ? headDim : Math.floor(headDim * partial)
     if (rotaryDim % 2 !== 0 || rotaryDim === 0)
-      config.fail('partial_rotary_factor', `such that an even number of the ${headDim} head dims is rotated`)
+      config.fail('partial_rotary_factor', `such that an even number of the ${headDim} head dims is rotated`, partial)
     return computeRope({
       path: config.path,
       parameters,

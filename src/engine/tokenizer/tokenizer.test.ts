@@ -1,8 +1,9 @@
-import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { createByteTokenizer, EOS } from '../../../test/engine/byte-tokenizer.ts'
+import { goldenPath } from '../../../test/golden/golden.ts'
 import { createChatTemplate, loadChatTemplate } from '../chat/chat-template.ts'
 import { toolCallFormat } from '../tool-calls/tool-call-formats.ts'
 import { createTokenizer, loadTokenizer } from './tokenizer.ts'
@@ -114,6 +115,40 @@ describe('what cannot be loaded', () => {
       }),
     ).toThrow(/WordPiece/)
   })
+
+  it.each([
+    ['model', null, 'model: expected an object, found null'],
+    ['model', { type: 'BPE', vocab: { a: 0 } }, 'model.merges: expected a list of pairs of tokens, found nothing'],
+    ['model', { type: 'BPE', vocab: { a: 0 }, merges: [['a', 'a'], ['a']] }, 'model.merges[1]: expected two tokens'],
+    ['model', { type: 'BPE', vocab: 'x', merges: [] }, 'model.vocab: expected token ids by token, found "x"'],
+    ['model', { type: 'Unigram', vocab: {}, merges: [] }, 'model.vocab: expected a list of tokens with scores'],
+    ['model', { type: 'BPE', vocab: { a: -1 }, merges: [] }, 'model.vocab: expected token ids from 0 to'],
+    ['added_tokens', 'x', 'added_tokens: expected a list, found "x"'],
+    ['added_tokens', [{ id: 1, content: null }], 'added_tokens[0].content: expected the token’s text, found null'],
+    ['added_tokens', [{ id: 0.5, content: 'a' }], 'added_tokens[0].id: expected token ids from 0 to'],
+    ['pre_tokenizer', [], 'pre_tokenizer: expected an object or null, found a list of 0'],
+    ['decoder', {}, 'decoder.type: expected the name of a stage, found nothing'],
+  ])('names file, field, expected and found: %s %j', async (field, value, problem) => {
+    const whole = JSON.parse(await readFile(`${goldenPath('tiny-text')}/tokenizer.json`, 'utf8')) as object
+    await writeFile(join(directory, 'tokenizer.json'), JSON.stringify({ ...whole, [field]: value }))
+    await expect(loadTokenizer(directory)).rejects.toThrow(`${join(directory, 'tokenizer.json')}: ${problem}`)
+  })
+
+  it.each([5, { default: 'a' }, ['a'], [{ name: 'default', template: 1 }]])(
+    'a chat template that is none is not taken for a missing one: %j',
+    async (template) => {
+      await writeFile(join(directory, 'tokenizer.json'), '{}')
+      await writeFile(join(directory, 'tokenizer_config.json'), JSON.stringify({ chat_template: template }))
+      await expect(loadChatTemplate(directory, createByteTokenizer())).rejects.toThrow(
+        /tokenizer_config\.json: chat_template: expected a template or a list of \{name, template\}, found an? /,
+      )
+      await writeFile(join(directory, 'tokenizer_config.json'), JSON.stringify({ chat_template: '{% if' }))
+      await expect(loadChatTemplate(directory, createByteTokenizer())).rejects.toThrow(
+        /tokenizer_config\.json: chat template: cannot be parsed/,
+      )
+      await rm(join(directory, 'tokenizer_config.json'))
+    },
+  )
 })
 
 describe('a chat template', () => {

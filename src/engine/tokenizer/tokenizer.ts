@@ -6,6 +6,7 @@ import { ModelError } from '../runner/runner.ts'
 import { bytesOfToken, recordOf, type Spelling, spellingOf, type TokenizerUse } from './token-spelling.ts'
 import { LINEAR_PATTERNS, loadGgufChatTemplate, loadGgufTokenizer } from '../weights/gguf-tokenizer.ts'
 import { type Json, readJsonObject } from '../weights/json-file.ts'
+import { checkTokenId, checkTokenizer } from './tokenizer-check.ts'
 import { escapeRegExp, libraryStages } from './library-stages.ts'
 import { isFolder } from '../weights/model-path.ts'
 
@@ -52,6 +53,8 @@ export interface TokenizerFiles {
   readonly config: Record<string, unknown>
   /** The folder or .gguf file with the description. */
   readonly path?: string
+  /** The file with the description, for messages. */
+  readonly file?: string
   /** Vocabulary and merges, if they are not in `tokenizer.model`. */
   readonly vocabulary?: BpeVocabulary
 }
@@ -63,14 +66,15 @@ export async function loadTokenizer(path: string): Promise<Tokenizer> {
 
 /** tokenizer.json and tokenizer_config.json of a folder, or the equivalent metadata of a .gguf file. */
 export async function readTokenizerFiles(path: string): Promise<TokenizerFiles> {
-  if (!(await isFolder(path))) return loadGgufTokenizer(path)
-  const tokenizer = await readJsonObject(join(path, 'tokenizer.json'))
+  if (!(await isFolder(path))) return { ...(await loadGgufTokenizer(path)), file: path }
+  const file = join(path, 'tokenizer.json')
+  const tokenizer = await readJsonObject(file)
   if (tokenizer === null) {
     throw new ModelError(
-      `${join(path, 'tokenizer.json')}: expected the model's tokenizer, found no file; download the model's tokenizer.json beside its weights`,
+      `${file}: expected the model's tokenizer, found no file; download the model's tokenizer.json beside its weights`,
     )
   }
-  return { tokenizer, config: await readTokenizerConfig(path) }
+  return { tokenizer, config: await readTokenizerConfig(path), file }
 }
 
 /** tokenizer_config.json of a folder, or the chat template of a .gguf file; empty if there is none. */
@@ -85,36 +89,43 @@ export async function readTokenizerConfig(path: string): Promise<Json> {
 /** The library requires every stage to be present. */
 const ABSENT_STAGES = { added_tokens: [], post_processor: null, decoder: null }
 
-/** A tokenizer from its files' contents. @throws ModelError */
+/** A tokenizer from its files' contents. @throws ModelError naming the file and, where one can be told, the field */
 export function createTokenizer(files: TokenizerFiles, use: TokenizerUse = 'generate'): PairTokenizer {
+  try {
+    checkTokenizer(files.tokenizer, files.vocabulary === undefined)
+    return libraryTokenizer(files, use)
+  } catch (error) {
+    const why = error instanceof Error ? error.message : String(error)
+    const problem = error instanceof ModelError ? why : `tokenizer.json: cannot be used (${why.slice(0, 200)})`
+    const { file = 'tokenizer.json' } = files
+    throw new ModelError(
+      problem.replace(/^tokenizer\.json(?=:)/, () => file),
+      { cause: error },
+    )
+  }
+}
+
+function libraryTokenizer(files: TokenizerFiles, use: TokenizerUse): PairTokenizer {
   const config = {
     ...files.config,
     bos_token: specialText(files.config.bos_token) ?? undefined,
     eos_token: specialText(files.config.eos_token) ?? undefined,
   }
   const vocabulary = files.vocabulary ?? vocabularyOf(files.tokenizer)
-  checkAddedTokens(files.tokenizer.added_tokens)
   const stages = libraryStages(files.tokenizer)
-  try {
-    const definition = { ...ABSENT_STAGES, ...files.tokenizer, ...stages }
-    if (vocabulary === null) return new VocabularyTokenizer(new HfTokenizer(definition, config), files, use)
-    const model = recordOf(files.tokenizer.model)
-    const emptyModel = { ...model, type: 'BPE', vocab: {}, merges: [] }
-    const inner = new HfTokenizer({ ...definition, model: emptyModel }, config)
-    const encoder = new BytePairEncoder(model, vocabulary)
-    // The library adds these tokens to its own models too.
-    for (const [id, { content }] of inner.get_added_tokens_decoder()) {
-      encoder.ids.set(content, id)
-      encoder.tokens[id] = content
-    }
-    Object.assign(inner, { model: asLibraryModel(encoder) })
-    return new VocabularyTokenizer(inner, files, use)
-  } catch (error) {
-    if (error instanceof ModelError) throw error
-    throw new ModelError(`tokenizer.json: cannot be used (${error instanceof Error ? error.message : String(error)})`, {
-      cause: error,
-    })
+  const definition = { ...ABSENT_STAGES, ...files.tokenizer, ...stages }
+  if (vocabulary === null) return new VocabularyTokenizer(new HfTokenizer(definition, config), files, use)
+  const model = recordOf(files.tokenizer.model)
+  const emptyModel = { ...model, type: 'BPE', vocab: {}, merges: [] }
+  const inner = new HfTokenizer({ ...definition, model: emptyModel }, config)
+  const encoder = new BytePairEncoder(model, vocabulary)
+  // The library adds these tokens to its own models too.
+  for (const [id, { content }] of inner.get_added_tokens_decoder()) {
+    encoder.ids.set(content, id)
+    encoder.tokens[id] = content
   }
+  Object.assign(inner, { model: asLibraryModel(encoder) })
+  return new VocabularyTokenizer(inner, files, use)
 }
 
 /** A model as the library expects it: a function with the vocabulary as properties. */
@@ -124,20 +135,6 @@ function asLibraryModel(encoder: BytePairEncoder): unknown {
     tokens_to_ids: encoder.ids,
     unk_token_id: encoder.unknownId,
   })
-}
-
-/** Larger than any real vocabulary, to keep tables by id small. */
-const MAX_TOKEN_ID = (1 << 22) - 1
-
-function checkTokenId(id: unknown, where: string): number {
-  if (typeof id === 'number' && Number.isInteger(id) && id >= 0 && id <= MAX_TOKEN_ID) return id
-  const found = JSON.stringify(id)?.slice(0, 40) ?? 'nothing'
-  throw new ModelError(`tokenizer.json: ${where}: expected token ids from 0 to ${MAX_TOKEN_ID}, found ${found}`)
-}
-
-function checkAddedTokens(added: unknown): void {
-  if (!Array.isArray(added)) return
-  for (const token of added as readonly unknown[]) checkTokenId(recordOf(token).id, 'added_tokens')
 }
 
 /** Vocabulary and merges of a BPE model in tokenizer.json; null for other models, and for BPE with affixes at word boundaries. */

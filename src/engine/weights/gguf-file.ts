@@ -63,6 +63,16 @@ export class GgufMetadata {
     return this.#values.get(key) ?? null
   }
 
+  /** As `get`, for numbers that the config reader checks, for which NaN and infinities are no value. Lists may have infinities (Gemma 3n's do). */
+  #finite(key: string): GgufValue | null {
+    const value = this.get(key)
+    const isWrong = Array.isArray(value)
+      ? value.some((item) => Number.isNaN(item))
+      : typeof value === 'number' && !Number.isFinite(value)
+    if (isWrong) throw new ModelError(`${this.path}: ${key} should be a finite number, found ${String(value)}`)
+    return value
+  }
+
   /** The number of items of a list, without decoding the list. */
   lengthOf(key: string): number | undefined {
     return this.#values.lengthOf(key)
@@ -70,7 +80,7 @@ export class GgufMetadata {
 
   /** A value under the architecture's name: a single one where all layers agree, otherwise a list with one item per layer. */
   perLayer(key: string): unknown {
-    const value = this.get(`${this.architecture}.${key}`)
+    const value = this.#finite(`${this.architecture}.${key}`)
     if (!Array.isArray(value)) return value ?? undefined
     const items = value as readonly unknown[]
     return items.every((item) => item === items[0]) ? items[0] : [...items]
@@ -82,7 +92,7 @@ export class GgufMetadata {
    * @throws ModelError where the items differ
    */
   own(key: string, isMeant: (item: unknown) => boolean = () => true): unknown {
-    const value = this.get(`${this.architecture}.${key}`)
+    const value = this.#finite(`${this.architecture}.${key}`)
     if (!Array.isArray(value)) return value ?? undefined
     const items = (value as readonly unknown[]).filter(isMeant)
     const [first] = items

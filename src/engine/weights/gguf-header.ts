@@ -224,6 +224,7 @@ function readHeader(reader: HeaderReader): GgufHeader {
   const values = new Map<string, ReturnType<HeaderReader['value']>>()
   for (let i = 0; i < numValues; i++) {
     const key = reader.text()
+    if (values.has(key)) reader.fail(`the key ${JSON.stringify(key.slice(0, 100))} appears twice`)
     values.set(key, reader.value(reader.u32()))
   }
   const metadata = new Metadata(values)

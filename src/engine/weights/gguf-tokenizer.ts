@@ -85,14 +85,28 @@ function listOf<T extends 'string' | 'number'>(
   return value as (T extends 'string' ? string : number)[]
 }
 
-function numberOf({ values }: Metadata, key: string): number | null {
-  const value = values.get(`tokenizer.ggml.${key}`)
-  return typeof value === 'number' ? value : null
+function refuse(path: string, key: string, expected: string, found: unknown): never {
+  const value = JSON.stringify(found).slice(0, 40)
+  throw new ModelError(`${path}: ${key} should be ${expected}, found ${value}. Use another conversion of the model.`)
 }
 
-function flagOf({ values }: Metadata, key: string, fallback: boolean): boolean {
+function numberOf({ path, values }: Metadata, key: string): number | null {
   const value = values.get(`tokenizer.ggml.${key}`)
-  return typeof value === 'boolean' ? value : fallback
+  if (value === undefined || typeof value === 'number') return value ?? null
+  return refuse(path, `tokenizer.ggml.${key}`, 'a number', value)
+}
+
+function flagOf({ path, values }: Metadata, key: string, fallback: boolean): boolean {
+  const value = values.get(`tokenizer.ggml.${key}`)
+  if (value === undefined || typeof value === 'boolean') return value ?? fallback
+  return refuse(path, `tokenizer.ggml.${key}`, 'true or false', value)
+}
+
+function templateOf({ path, values }: Metadata): string | null {
+  const key = 'tokenizer.chat_template'
+  const value = values.get(key)
+  if (value === undefined || typeof value === 'string') return value ?? null
+  return refuse(path, key, 'a template', value)
 }
 
 /** The parts of tokenizer.json that depend on the kind of vocabulary, and its merges; null: the stages contain the vocabulary. */
@@ -295,11 +309,11 @@ function configOf(metadata: Metadata, tokens: readonly string[]): Record<string,
   const tokenOf = (key: string): string | undefined => tokens[numberOf(metadata, key) ?? -1]
   const bos = tokenOf('bos_token_id')
   const eos = tokenOf('eos_token_id')
-  const template = metadata.values.get('tokenizer.chat_template')
+  const template = templateOf(metadata)
   return {
     ...(bos === undefined ? {} : { bos_token: bos }),
     ...(eos === undefined ? {} : { eos_token: eos }),
-    ...(typeof template === 'string' ? { chat_template: template } : {}),
+    ...(template === null ? {} : { chat_template: template }),
   }
 }
 
@@ -310,8 +324,7 @@ export async function loadGgufTokenizer(path: string): Promise<GgufTokenizer> {
 
 /** The chat template in a .gguf file; null: there is none. @throws ModelError */
 export async function loadGgufChatTemplate(path: string): Promise<string | null> {
-  const template = (await readMetadata(path)).get('tokenizer.chat_template')
-  return typeof template === 'string' ? template : null
+  return templateOf({ path, values: await readMetadata(path) })
 }
 
 async function readMetadata(path: string): Promise<GgufValues> {

@@ -287,6 +287,25 @@ test('files that cannot be served say why', async () => {
   )
 })
 
+test('metadata of a wrong type, without a value or twice is refused by its key', async () => {
+  const edit = (key: string, change: (bytes: Buffer, type: number) => void): string => {
+    const bytes = readFileSync(`${FIXTURES}tiny-text.gguf`)
+    change(bytes, bytes.indexOf(key) + key.length)
+    const path = join(folder, 'metadata.gguf')
+    writeFileSync(path, bytes)
+    return path
+  }
+  const NUMBER = 0
+  const theta = edit('llama.rope.freq_base', (bytes, type) => bytes.writeFloatLE(NaN, type + 4))
+  await expect(openGguf(theta)).rejects.toThrow(`${theta}: llama.rope.freq_base should be a finite number, found NaN`)
+  const adds = edit('tokenizer.ggml.add_bos_token', (bytes, type) => bytes.writeUInt32LE(NUMBER, type))
+  await expect(loadGgufTokenizer(adds)).rejects.toThrow(
+    `${adds}: tokenizer.ggml.add_bos_token should be true or false, found 1`,
+  )
+  const twice = edit('tokenizer.ggml.bos_token_id', (bytes, type) => bytes.write('eos_token_id', type - 12))
+  await expect(openGguf(twice)).rejects.toThrow('the key "tokenizer.ggml.eos_token_id" appears twice')
+})
+
 test('a token that begins with a byte order mark keeps it', () => {
   const tokens = ['a', '\u{FEFF}a']
   const text = new TextEncoder()

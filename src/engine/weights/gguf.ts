@@ -117,6 +117,10 @@ function configOf(
     own('attention.key_length') ??
     (typeof hidden === 'number' && typeof heads === 'number' ? hidden / heads : undefined)
   const rotary = own('rope.dimension_count')
+  if (rotary !== undefined && typeof rotary !== 'number')
+    throw new ModelError(
+      `${metadata.path}: ${metadata.architecture}.rope.dimension_count should be a number, found a ${typeof rotary}`,
+    )
   const scaling = own('rope.scaling.type')
   const original = own('rope.scaling.original_context_length')
   const rope: Record<string, unknown> = { rope_theta: own('rope.freq_base') }
@@ -193,7 +197,7 @@ function configOf(
     logits_scaling: own('logit_scale'),
     tie_word_embeddings: !names.has('lm_head.weight'),
     bos_token_id: metadata.get('tokenizer.ggml.bos_token_id'),
-    eos_token_id: eos.filter((id) => typeof id === 'number'),
+    eos_token_id: eos.filter((id) => id !== null),
   }
   const found = Object.entries<unknown>(config).filter(([, value]) => value !== undefined)
   return { ...family.config, ...Object.fromEntries(found) }
