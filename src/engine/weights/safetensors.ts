@@ -56,7 +56,7 @@ function checkEntry(
   const { dtype, shape, data_offsets: offsets } = value as { dtype?: unknown; shape?: unknown; data_offsets?: unknown }
   const elementBytes = typeof dtype === 'string' ? ELEMENT_BYTES.get(dtype) : undefined
   if (typeof dtype !== 'string' || elementBytes === undefined)
-    return fail(`has the unknown dtype ${JSON.stringify(dtype)?.slice(0, 50)}`)
+    return fail(`has the unknown dtype ${JSON.stringify(dtype)?.slice(0, 50) ?? '(none)'}`)
   const isCount = (n: unknown): n is number => typeof n === 'number' && Number.isSafeInteger(n) && n >= 0
   if (!Array.isArray(shape) || shape.length > 8 || !shape.every(isCount))
     return fail('has no valid shape (up to 8 sizes, each a non-negative integer)')
