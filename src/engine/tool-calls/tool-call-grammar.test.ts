@@ -136,6 +136,7 @@ describe('a request is refused by name', () => {
     ['tools.1.function.parameters', tool('x', { type: 'string' })],
     ['tools.1.function.parameters', tool('x', { type: ['string', 'null'] })],
     ['tools.1.function.parameters', tool('x', ['a'])],
+    ['tools.1.function.parameters', tool('x', { type: { toString: 1 } })],
   ])('%s, when it is no schema of an object', (param, second) => {
     const refused = () => toolCallGrammar(formatOf('hermes'), use({ tools: [weather, second] }), tokenizer)
     expect(refused).toThrow(expect.objectContaining({ code: 'invalid_request', param }))

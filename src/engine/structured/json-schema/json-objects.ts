@@ -11,7 +11,7 @@ import { choice, literal, parseRegex, repeat, sequence, set } from '../patterns/
 import type { Regex } from '../patterns/regex.ts'
 import { satisfies } from './schema-check.ts'
 import type { ReferenceTarget } from './schema-references.ts'
-import { isSchema } from './schema.ts'
+import { isSchema, wordOf } from './schema.ts'
 import type { Schema } from './schema.ts'
 import { alternatives, childPath, boundedCounts } from './schema-expander.ts'
 import type { Conjunction } from './schema-expander.ts'
@@ -81,9 +81,11 @@ function memberRule(key: Expression, value: Expression, { begin, colon, end }: N
 function requiredNames(parts: Conjunction): Set<string> {
   const names = new Set<string>()
   for (const { properties, required } of parts) {
-    if ((properties !== undefined && !isSchema(properties)) || (required !== undefined && !Array.isArray(required)))
-      throw new Unenforceable('"properties" or "required" of a wrong type')
-    if (Array.isArray(required)) for (const name of required) names.add(String(name))
+    const isOfWrongType =
+      (properties !== undefined && !isSchema(properties)) ||
+      (required !== undefined && !(Array.isArray(required) && required.every((name) => typeof name !== 'object')))
+    if (isOfWrongType) throw new Unenforceable('"properties" or "required" of a wrong type')
+    if (Array.isArray(required)) for (const name of required) names.add(wordOf(name))
   }
   return names
 }

@@ -435,6 +435,10 @@ describe('what cannot be enforced', () => {
     [{ $ref: '#' }, '"$ref" that leads to itself'],
     [{ type: 'integer', minimum: 4, maximum: 3 }, 'bounds that leave no integer'],
     [{ type: 'object', properties: { age: { type: 'wrong' } } }, '"type" that is none of JSON’s at #/properties/age'],
+    // String() and Number() fail for such an object.
+    [{ type: { toString: 1 } }, '"type" that is none of JSON’s at #'],
+    [{ type: 'object', required: [{ toString: 1 }] }, '"properties" or "required" of a wrong type at #'],
+    [{ enum: [{}], minProperties: { toString: 1 }, required: [{ toString: 1 }] }, '"enum" or "const" without a value'],
     [{ enum: [] }, '"enum"'],
     [{ type: 'string', minLength: 3, maxLength: 2 }, '"minLength" above "maxLength"'],
     [false, 'nothing matches the schema'],

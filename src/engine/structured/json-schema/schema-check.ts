@@ -1,6 +1,6 @@
 /** Validates known values: those of `enum` and `const` must satisfy the other keywords of their schema. */
 import { COUNTED_FORMATS, STRING_FORMATS } from './formats.ts'
-import { FRACTIONAL, isOfType, isSchema, NOT_PATTERN, NOT_VALUES, typesOf } from './schema.ts'
+import { FRACTIONAL, isOfType, isSchema, NOT_PATTERN, NOT_VALUES, typesOf, wordOf } from './schema.ts'
 import type { Schema } from './schema.ts'
 import type { ReferenceTarget } from './schema-references.ts'
 
@@ -94,17 +94,17 @@ function isListWithin(value: readonly unknown[], schema: Schema, holds: Holds): 
   if (!value.every((item, i) => holds(i < first.length ? first[i] : rest, item))) return false
   if (contains === undefined) return true
   const numContained = value.filter((item) => holds(contains, item)).length
-  return numContained >= Number(minContains) && numContained <= Number(schema.maxContains ?? Infinity)
+  return numContained >= Number(wordOf(minContains)) && numContained <= Number(wordOf(schema.maxContains ?? Infinity))
 }
 
 function isObjectWithin(value: Schema, schema: Schema, holds: Holds): boolean {
   const { properties, patternProperties, additionalProperties, propertyNames, required, dependentRequired } = schema
   const keys = Object.keys(value)
   const { minProperties = 0, maxProperties = Infinity } = schema
-  if (keys.length < Number(minProperties) || keys.length > Number(maxProperties)) return false
-  if (Array.isArray(required) && !required.every((name) => Object.hasOwn(value, String(name)))) return false
+  if (keys.length < Number(wordOf(minProperties)) || keys.length > Number(wordOf(maxProperties))) return false
+  if (Array.isArray(required) && !required.every((name) => Object.hasOwn(value, wordOf(name)))) return false
   for (const [name, list] of Object.entries(isSchema(dependentRequired) ? dependentRequired : {}))
-    if (Object.hasOwn(value, name) && Array.isArray(list) && !list.every((other) => Object.hasOwn(value, String(other)))) return false // prettier-ignore
+    if (Object.hasOwn(value, name) && Array.isArray(list) && !list.every((other) => Object.hasOwn(value, wordOf(other)))) return false // prettier-ignore
   for (const [name, inner] of Object.entries(isSchema(schema.dependentSchemas) ? schema.dependentSchemas : {}))
     if (Object.hasOwn(value, name) && !holds(inner, value)) return false
   return keys.every((key) => {

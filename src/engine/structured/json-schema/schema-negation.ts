@@ -1,5 +1,5 @@
 /** Negates schemas, for `not`, the `else` branch of `if`, and `oneOf`. */
-import { FRACTIONAL, isSchema, NOT_PATTERN, NOT_VALUES, typesOf } from './schema.ts'
+import { FRACTIONAL, isSchema, NOT_PATTERN, NOT_VALUES, typesOf, wordOf } from './schema.ts'
 import type { Schema } from './schema.ts'
 import type { ReferenceTarget } from './schema-references.ts'
 
@@ -70,7 +70,7 @@ export class SchemaNegation {
       case 'pattern':
         return typeof value === 'string' ? [{ type: 'string', [NOT_PATTERN]: value }] : null
       case 'required':
-        return Array.isArray(value) ? value.map((name) => ({ type: 'object', properties: { [String(name)]: false } })) : null // prettier-ignore
+        return Array.isArray(value) ? value.map((name) => ({ type: 'object', properties: { [wordOf(name)]: false } })) : null // prettier-ignore
       case 'properties': {
         if (!isSchema(value)) return null
         const names = Object.keys(value)

@@ -33,7 +33,12 @@ export function isSchema(value: unknown): value is Schema {
 
 /** The names in `type`, which is one or a list. */
 export function typesOf(type: unknown): string[] {
-  return (Array.isArray(type) ? type : [type]).map(String)
+  return (Array.isArray(type) ? type : [type]).map(wordOf)
+}
+
+/** A scalar as text. A caller's object may have a `toString` that is none, so objects have no text. */
+export function wordOf(value: unknown): string {
+  return typeof value === 'object' && value !== null ? '' : String(value)
 }
 
 /** Whether a JSON value has the type. 1.0 is an integer. */
