@@ -80,17 +80,17 @@ const failure = (ending: EndingName, path: string, sent: readonly number[]): rea
 ]
 
 export const ENDINGS: readonly EndingRow[] = [
-  { ending: 'success', path: 'success', ...departed, ...before, sent: [200] },
+  { ending: 'success', path: 'success', ...departed, ...before, sent: [200, 202] },
   { ending: 'success', path: 'success, streamed', ...departed, ...stream, tail: '[DONE]' },
   {
     ending: 'validation',
     path: 'validation',
     ...refused,
     ...before,
-    sent: [400, 404, 405, 408, 409, 411, 413, 415, 422, 431],
+    sent: [400, 404, 405, 406, 408, 409, 411, 413, 415, 422, 431, 501],
     reason: 'validation',
   },
-  { ending: 'unauthorized', path: 'auth', ...refused, ...before, sent: [401, 403], reason: 'unauthorized' },
+  { ending: 'unauthorized', path: 'auth', ...refused, ...before, sent: [401, 403, 429], reason: 'unauthorized' },
   { ending: 'refused', path: 'refused: queue full', ...refused, ...before, sent: [429], reason: 'overloaded' },
   {
     ending: 'unavailable',
@@ -126,7 +126,7 @@ export const ENDINGS: readonly EndingRow[] = [
     tail: 'none',
   },
   ...failure('deadline', 'deadline', [504]),
-  ...failure('engine_error', 'engine error', [500, 502, 503]),
+  ...failure('engine_error', 'engine error', [500, 502, 503, 504]),
   ...failure('device_lost', 'device lost', [500, 503]),
   ...failure('exception', 'write failure, uncaught', [500]),
   ...failure('shutdown', 'shutdown bound passed', [503]),

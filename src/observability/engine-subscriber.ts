@@ -108,7 +108,7 @@ export class TracingSubscriber implements EngineSubscriber {
       case 'prefillChunk': {
         const running = this.#running.get(event.requestId)
         if (running) running.numChunks += 1
-        return running?.trace.touch()
+        return running?.trace.activity.touch()
       }
       case 'firstToken':
         return this.#onFirstToken(event)
@@ -124,7 +124,7 @@ export class TracingSubscriber implements EngineSubscriber {
       case 'kvDone':
         return this.#kv.onDone(event)
       case 'step':
-        for (const requestId of event.requestIds) this.#running.get(requestId)?.trace.touch()
+        for (const requestId of event.requestIds) this.#running.get(requestId)?.trace.activity.touch()
         this.#steps?.onStep(event)
         return
       // What the request's trace itself publishes.

@@ -24,6 +24,13 @@ interface LastWords {
   readonly fields: LogFields
 }
 
+/** error.type of the root: that of the row, or the error's code; null: the request succeeded. */
+export function errorTypeOf(row: EndingRow, { status, error }: FinishInput): string | null {
+  if (row.errorType !== ERROR_CODE) return row.errorType
+  const sent = row.statusCode ?? status
+  return (error === undefined ? null : describeError(error).code) ?? (sent === null ? null : String(sent))
+}
+
 /** Attributes of the root span and fields of the last log line, from what is known when a request ends. */
 export function lastWords(
   facts: RequestFacts,
@@ -33,13 +40,11 @@ export function lastWords(
 ): LastWords {
   const status = row.statusCode ?? sent
   const described = error === undefined ? null : describeError(error)
-  const code = described?.code ?? (status === null ? null : String(status))
-  const errorType = row.errorType === ERROR_CODE ? code : row.errorType
   const isError = row.spanStatus === 'error'
   return {
     attributes: {
       'http.status_code': status ?? undefined,
-      'error.type': errorType ?? undefined,
+      'error.type': facts.ended?.errorType ?? undefined,
       'llm.request.param': described?.param ?? undefined,
     } as RootAttributes,
     spanMessage: isError ? (described?.code ?? row.errorType ?? row.ending) : null,

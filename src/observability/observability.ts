@@ -280,7 +280,7 @@ export class Observability implements TraceHost {
 
   #closeLeak(trace: RequestTrace): void {
     this.metrics.counters.leaks.inc()
-    trace.log.error('trace.leak', { request_id: trace.requestId, pending: trace.pending })
+    trace.log.error('trace.leak', { request_id: trace.requestId, pending: trace.activity.numPending })
     trace.finish({ ending: 'leak', status: null })
     trace.forceClose()
   }

@@ -78,7 +78,7 @@ export class OpenRequests {
       const end = (areClosed: boolean): void => {
         signal.removeEventListener('abort', onAbort)
         this.#waiting.delete(waiter)
-        waiter.touch()
+        waiter.activity.touch()
         resolve(areClosed)
       }
       const onAbort = (): void => end(false)
@@ -108,10 +108,10 @@ export class OpenRequests {
   *#leaks(): Generator<RequestTrace> {
     const now = performance.now()
     for (const trace of this.#closing.values()) {
-      if (now - trace.lastActiveMs > Math.min(PENDING_AFTER_MS, this.#leakAfterMs)) yield trace
+      if (now - trace.activity.lastMs > Math.min(PENDING_AFTER_MS, this.#leakAfterMs)) yield trace
     }
     for (const trace of this.#open.values()) {
-      if (now - trace.lastActiveMs > this.#leakAfterMs && !this.#waiting.has(trace)) yield trace
+      if (now - trace.activity.lastMs > this.#leakAfterMs && !this.#waiting.has(trace)) yield trace
     }
   }
 }

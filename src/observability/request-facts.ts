@@ -4,9 +4,11 @@ import type { EndingRow } from './endings.ts'
 import { type GenerationInfo, outcomeAttributes, type ResultInfo, type RootAttributes } from './root-span.ts'
 
 /** How the response ended. */
-interface Ended {
+export interface Ended {
   readonly row: EndingRow
   readonly status: number | null
+  /** error.type of the root; null: it has none. */
+  readonly errorType: string | null
   /** performance.now(). */
   readonly atMs: number
 }
@@ -52,9 +54,9 @@ export class RequestFacts {
     return reasons.length > 0 ? reasons : undefined
   }
 
-  /** Generated tokens: the engine's final count, else that of the response. */
+  /** Generated tokens: the engine's final count, else that of the response, else 0; null until the engine has accepted the request. */
   get tokensOut(): number | null {
-    return this.phases?.tokensOut ?? this.result?.tokensOut ?? null
+    return this.phases?.tokensOut ?? this.result?.tokensOut ?? (this.#acceptedTokens === null ? null : 0)
   }
 
   /** Tokens of the final prompt; null until the engine has accepted the request. */

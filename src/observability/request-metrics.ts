@@ -144,7 +144,7 @@ export class RequestMetrics {
       gen_ai_provider_name: 'miniserve',
       gen_ai_request_model: model,
     }
-    observe('genAiDuration', { ...genAi, error_type: ending.row.errorType ?? '' }, seconds)
+    observe('genAiDuration', { ...genAi, error_type: ending.errorType ?? '' }, seconds)
     if (!phases) return
     const byModel = { model_name: model }
     observe('e2e', byModel, seconds)

@@ -16,6 +16,7 @@ import {
   type Tracer,
 } from '@opentelemetry/api'
 import type { RequestSummary } from '../engine/summary.ts'
+import { Activity } from './activity.ts'
 import { contractAttributes, eventAttributes } from './attributes.ts'
 import { callerSpan, ClientCalls, traceparentOf } from './client-calls.ts'
 import { clockAnchor } from './clock.ts'
@@ -31,8 +32,8 @@ import {
 } from './contract.ts'
 import { type EndingRow, endingRow, firstLineLevel, lastLineLevel } from './endings.ts'
 import { openInferenceKind, rootAttributes, stageAttributes } from './open-inference.ts'
-import { type FinishInput, lastWords } from './last-words.ts'
-import { RequestFacts } from './request-facts.ts'
+import { errorTypeOf, type FinishInput, lastWords } from './last-words.ts'
+import { type Ended, RequestFacts } from './request-facts.ts'
 import type { Log, LogEvent } from './log.ts'
 import { createRequestLog, type RequestLog } from './request-log.ts'
 import {
@@ -91,6 +92,8 @@ export class RequestTrace implements RequestScope, StageOwner {
   /** The decision of OTEL_TRACES_SAMPLER, which follows the caller's flags by default. */
   readonly isHeadSampled: boolean
   readonly calls: ClientCalls
+  /** Its work in flight. The root closes when there is none. */
+  readonly activity = new Activity(this.facts.startMs, () => this.#closeWhenDone())
   /** Short id of the caller's API key: decides who may see the trace. */
   keyId: string
   readonly #host: TraceHost
@@ -98,12 +101,10 @@ export class RequestTrace implements RequestScope, StageOwner {
   readonly #stages = new Set<Stage<StageName>>()
   readonly #times = new StageTimes()
   readonly #closeHooks: (() => void)[] = []
-  #numPending = 0
   #content: CapturedContent = {}
   #conversationId: string | null = null
   #isClosing = false
   #isClosed = false
-  #lastActiveMs = this.facts.startMs
 
   constructor(host: TraceHost, input: OpenRequestInput) {
     this.#host = host
@@ -167,20 +168,6 @@ export class RequestTrace implements RequestScope, StageOwner {
     return this.facts.startMs
   }
 
-  /** Number of operations in flight. */
-  get pending(): number {
-    return this.#numPending
-  }
-
-  /** performance.now() of the last sign of life, for the watchdog. */
-  get lastActiveMs(): number {
-    return this.#lastActiveMs
-  }
-
-  touch(): void {
-    this.#lastActiveMs = performance.now()
-  }
-
   /** Sets what the body asked for, once it is valid. */
   setGeneration(info: GenerationInfo): void {
     this.facts.generation = info
@@ -237,21 +224,12 @@ export class RequestTrace implements RequestScope, StageOwner {
     on: { readonly span: Span; readonly name: SpanName } | null = this.#root && { span: this.#root, name: ROOT_SPAN },
   ): void {
     if (this.#isClosed || !on) return
-    this.touch()
+    this.activity.touch()
     on.span.addEvent(name, eventAttributes(on.name, name, attributes, this.#host.onBreach), this.time(atMs))
   }
 
   hold(): () => void {
-    this.#numPending += 1
-    this.touch()
-    let isHeld = true
-    return () => {
-      if (!isHeld) return
-      isHeld = false
-      this.#numPending -= 1
-      this.touch()
-      this.#closeWhenDone()
-    }
+    return this.activity.hold()
   }
 
   /** Calls a function right before the root ends. */
@@ -288,7 +266,7 @@ export class RequestTrace implements RequestScope, StageOwner {
 
   openStage<N extends StageName>(name: N, parent: Context, attributes?: SpanAttributes<N>): OpenStage<N> | null {
     if (!this.isOpen) return null
-    this.touch()
+    this.activity.touch()
     const opened = new Stage<N>(this, name, parent, attributes ?? {})
     this.#stages.add(opened)
     return opened
@@ -296,7 +274,7 @@ export class RequestTrace implements RequestScope, StageOwner {
 
   /** Records the duration of an ended stage for Server-Timing, and writes its log line. */
   stageEnded({ name, context, durationMs, isOk, fields }: EndedStage): void {
-    this.touch()
+    this.activity.touch()
     this.#times.add(name, durationMs)
     const event = SPANS[name].logEvent
     if (event && isOk) runIn(context, () => this.log.info(event, { ...fields, duration_ms: roundMs(durationMs) }))
@@ -315,7 +293,8 @@ export class RequestTrace implements RequestScope, StageOwner {
   finish(input: FinishInput): boolean {
     if (!this.#host.take(this)) return false
     const row = endingRow(input.ending, input.status)
-    this.facts.ended = { row, status: input.status, atMs: performance.now() }
+    const errorType = errorTypeOf(row, input)
+    this.facts.ended = { row, status: input.status, errorType, atMs: performance.now() }
     try {
       this.#recordEnding(row, input)
       this.#host.finished(this)
@@ -343,7 +322,7 @@ export class RequestTrace implements RequestScope, StageOwner {
   }
 
   #closeWhenDone(): void {
-    if (this.facts.ended && this.#numPending === 0 && !this.#isClosing) this.#close(false)
+    if (this.facts.ended && this.activity.numPending === 0 && !this.#isClosing) this.#close(false)
   }
 
   #close(isForced: boolean): void {
@@ -354,7 +333,7 @@ export class RequestTrace implements RequestScope, StageOwner {
     let decision: SamplingDecision = { isExported: false, reason: null }
     try {
       for (const hook of this.#closeHooks) hook()
-      this.#endSpans(ended.row, isForced)
+      this.#endSpans(ended, isForced)
       decision = this.#host.decide(this)
       this.set({ ...this.facts.outcome(this.requestId), 'sampling.reason': decision.reason ?? undefined })
       if (this.#host.openInference) {
@@ -371,8 +350,8 @@ export class RequestTrace implements RequestScope, StageOwner {
     }
   }
 
-  #endSpans(row: EndingRow, isForced: boolean): void {
-    const cause = isForced ? 'span_leak' : (row.errorType ?? row.reason ?? 'closed_early')
+  #endSpans({ row, errorType }: Ended, isForced: boolean): void {
+    const cause = isForced ? 'span_leak' : (errorType ?? row.reason ?? 'closed_early')
     for (const open of [...this.#stages].reverse()) open.close(cause, this.facts.tokensOut)
     this.#stages.clear()
     // Spans that plugins left open. They are no error if the request was served.

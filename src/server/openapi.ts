@@ -114,6 +114,7 @@ function toOperation(
       : {}),
     responses: {
       200: { description: 'ok', headers: HEADERS, content: { ...content, ...events } },
+      ...(route.accepts ? { 202: { description: route.accepts, headers: HEADERS } } : {}),
       default: {
         description: 'an error',
         headers: HEADERS,

@@ -53,6 +53,8 @@ export interface Route {
   readonly line?: z.ZodType
   /** Schema of a JSON response, or the media type of another response. */
   readonly answer: z.ZodType | string
+  /** When the answer is 202 without a body, if it may be. */
+  readonly accepts?: string
   /** Schema of an event's data, if the response may be a stream. */
   readonly event?: z.ZodType
 }
@@ -256,6 +258,7 @@ export const ROUTES = {
     errors: 'protocol',
     body: z.looseObject({}),
     answer: answer.mcp,
+    accepts: 'a notification or a response was accepted',
   },
   listTraces: {
     ...traces,

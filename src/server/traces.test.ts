@@ -149,7 +149,7 @@ describe('/v1/traces', () => {
     const answer = app(undefined, own).request(`/v1/traces/${trace.traceId}?wait=60`)
     for (let i = 0; i < 10; i++) {
       vi.advanceTimersByTime(50)
-      trace.touch()
+      trace.activity.touch()
     }
     trace.finish({ ending: 'success', status: 200 })
     finishEngine('stop')

@@ -13,7 +13,7 @@ interface Content {
 interface Document {
   readonly paths: Record<
     string,
-    Record<string, { readonly responses: Record<string, { content: Record<string, Content> }> }>
+    Record<string, { readonly responses: Record<string, { readonly content?: Record<string, Content> }> }>
   >
   readonly components: { readonly schemas: Record<string, z.core.JSONSchema.BaseSchema> }
 }
@@ -52,7 +52,9 @@ function check(schema: z.ZodType, value: unknown, what: string): void {
 function checkAnswer(route: Route, status: number, type: string, text: string): void {
   const what = `${route.method} ${patternOf(route)}: the answer with status ${status}`
   const { responses } = document.paths[patternOf(route)]?.[route.method.toLowerCase()] ?? { responses: {} }
-  const content = responses[status === 200 ? '200' : 'default']?.content ?? {}
+  const response = responses[status] ?? responses[status < 400 ? 'none' : 'default']
+  const content = response?.content ?? {}
+  if (response && !response.content && text === '') return
   const described = content[type] ?? (status === 200 ? content['*/*'] : undefined)
   // Pages answer errors as pages, and forms lead to other pages.
   if (described === undefined && route.tag === 'Pages') return

@@ -10,6 +10,7 @@ import { hasAdapter } from '../../src/kernels/webgpu/device.ts'
 import { OtlpReceiver, toOtlp } from './otlp-receiver.ts'
 import { type Outcome, PROVOCATIONS, World } from './provocations.ts'
 import { readFrames, ServerProcess } from './server-process.ts'
+import { contradictions } from './trace-account.ts'
 
 const isDefault = (process.env['MINISERVE_TEST_LEVEL'] ?? 'default') === 'default'
 const isWebGpuRequired = (process.env['MINISERVE_REQUIRE'] ?? '').split(',').includes('webgpu')
@@ -70,7 +71,7 @@ function expectTail(row: EndingRow, { frames, body, sent }: Outcome): void {
 }
 
 /** One root, ended once by its row, in a tree without a breach. */
-async function expectTrace(row: EndingRow, { traceId, sent }: Outcome): Promise<void> {
+async function expectTrace(row: EndingRow, { traceId, sent, body, frames }: Outcome): Promise<void> {
   const ofTrace = () => receiver.spans.filter((span) => span.traceId === traceId)
   await receiver.until(() => ofTrace().find((span) => span.name === 'http.handler') ?? null)
   const spans = ofTrace()
@@ -87,6 +88,8 @@ async function expectTrace(row: EndingRow, { traceId, sent }: Outcome): Promise<
   expect(ends?.map((event) => event.name)).toEqual([row.event])
   expect(ends?.[0]?.attributes['reason']?.stringValue ?? null).toBe(row.reason)
   expect(validateTraces(toOtlp(spans), 'contract').map(formatBreach)).toEqual([])
+  const lines = await world.logLines(traceId)
+  expect(contradictions({ spans, lines, status: sent, text: JSON.stringify(body ?? frames) })).toEqual([])
 }
 
 describe('a sequence that is preempted', () => {
@@ -102,13 +105,13 @@ describe('a sequence that is preempted', () => {
         })
         const body = stream ? (await readFrames(response)).at(-2) : await response.json()
         expect(body).toMatchObject({ usage: { completion_tokens: 200 } })
-        return response.headers.get('x-trace-id') ?? ''
+        return { traceId: response.headers.get('x-trace-id') ?? '', body }
       }),
     )
     let numPreempted = 0
-    for (const traceId of answers) {
+    for (const { traceId, body } of answers) {
       const row = ENDINGS.find((ending) => ending.ending === 'success')
-      if (row) await expectTrace(row, { traceId, sent: 200, body: null, frames: null })
+      if (row) await expectTrace(row, { traceId, sent: 200, body, frames: null })
       const root = receiver.spans.find((span) => span.traceId === traceId && span.name === 'http.handler')
       const story = root?.events.map((event) => event.attributes['kind']?.stringValue ?? event.name) ?? []
       const times = story.filter((name) => name === 'request.preempted').length

@@ -5,7 +5,8 @@ import { type AddressInfo, createServer, type Server, type Socket } from 'node:n
 import { homedir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { readFrames, ServerProcess } from './server-process.ts'
+import { type LogLine, readFrames, ServerProcess } from './server-process.ts'
+import { linesOf } from './trace-account.ts'
 
 /** How an ending looked to the client. */
 export interface Outcome {
@@ -35,15 +36,16 @@ const SHORT = { prompt: 'The river', max_tokens: 5 }
 const BOTH = [false, true]
 
 /** Spans arrive soon after their end: a second a test would add up. */
-const PROMPT_EXPORT = { OTEL_BSP_SCHEDULE_DELAY: '20' }
+export const PROMPT_EXPORT = { OTEL_BSP_SCHEDULE_DELAY: '20' }
 
-const fault = (name: string) => ({
+/** Loads a fault of test/e2e/faults into the server. */
+export const fault = (name: string) => ({
   NODE_OPTIONS: `--import ${fileURLToPath(new URL(`./faults/${name}.mjs`, import.meta.url))}`,
 })
 
 let numTraces = 0
 /** A trace of the caller's own: its id is known whatever comes back. */
-function newTrace(): { readonly traceId: string; readonly headers: Readonly<Record<string, string>> } {
+export function newTrace(): { readonly traceId: string; readonly headers: Readonly<Record<string, string>> } {
   const traceId = `e2e${(++numTraces).toString(16).padStart(29, '0')}`
   return { traceId, headers: { traceparent: `00-${traceId}-00f067aa0ba902b7-01` } }
 }
@@ -148,6 +150,12 @@ export class World {
       this.started.set(name, server)
     }
     return server
+  }
+
+  /** The lines of a trace in the logs of all servers, once the last one has come. */
+  async logLines(traceId: string): Promise<LogLine[]> {
+    const servers = [...(await Promise.all(this.started.values())), ...this.owned]
+    return linesOf(servers, traceId)
   }
 
   /** Stops every server; all that ever ran. */

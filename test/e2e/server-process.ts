@@ -28,6 +28,10 @@ export class ServerProcess {
   private readonly output = { stdout: '', stderr: '' }
   private readonly folder: string
   private address: string | null = null
+  private hasExited = false
+  private readonly parsed: LogLine[] = []
+  /** Characters of stdout that are in `parsed`. */
+  private numParsed = 0
 
   /** A server that may not be ready, on any free port; its address is known once it listens. */
   constructor(args: readonly string[], env: Readonly<Record<string, string>> = {}, entry = MAIN) {
@@ -43,7 +47,14 @@ export class ServerProcess {
       },
       stdio: ['ignore', 'pipe', 'pipe'],
     })
-    this.exited = new Promise((resolve) => this.child.once('close', (code, signal) => resolve({ code, signal })))
+    // Each waitForLog is a listener.
+    this.child.stdout?.setMaxListeners(0)
+    this.exited = new Promise((resolve) =>
+      this.child.once('close', (code, signal) => {
+        this.hasExited = true
+        resolve({ code, signal })
+      }),
+    )
     this.child.stdout?.setEncoding('utf8').on('data', (text: string) => (this.output.stdout += text))
     this.child.stderr?.setEncoding('utf8').on('data', (text: string) => (this.output.stderr += text))
   }
@@ -101,8 +112,23 @@ export class ServerProcess {
   }
 
   /** Log lines on stdout so far. */
-  get logs(): LogLine[] {
-    return parseLines(this.output.stdout)
+  get logs(): readonly LogLine[] {
+    const { stdout } = this.output
+    const end = stdout.lastIndexOf('\n') + 1
+    if (end > this.numParsed) this.parsed.push(...parseLines(stdout.slice(this.numParsed, end)))
+    this.numParsed = end
+    return this.parsed
+  }
+
+  /** Whether the process runs, or its last lines have not been read. */
+  get isOpen(): boolean {
+    return !this.hasExited
+  }
+
+  /** Resolves when more has come on stdout, or the server has exited. */
+  async moreLogs(): Promise<void> {
+    const more = new Promise<void>((resolve) => this.child.stdout?.once('data', () => resolve()))
+    await Promise.race([more, this.exited])
   }
 
   /** Lines of the log file so far. */
