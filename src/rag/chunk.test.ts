@@ -98,6 +98,14 @@ describe('chunks of Markdown', () => {
       for (const line of text.split('\n')) expect(line).toMatch(/^Host: (\S+) \| Port \(\1\): \d+$/)
   })
 
+  it('begin and end where they do with line feeds if lines end with carriage returns alone', async () => {
+    const chunks = await chunk(GUIDE.replaceAll('\n', '\r'))
+    expect(chunks).toEqual(await chunk(GUIDE))
+    expect(chunks.length).toBeGreaterThan(3)
+    expect((await chunk('a\r\r\nb\r\n', 'text')).map(({ text }) => text)).toEqual(['a\r\r\nb'])
+    expect(await chunk('\r'.repeat(1_000_000), 'text')).toEqual([])
+  })
+
   it('survive an unclosed fence, empty headings and CRLF', async () => {
     expect((await chunk('#\r\n\r\ntext\r\n\r\n~~~\r\ncode\r\n')).map(({ text }) => text)).toEqual([
       'text\r\n\r\n~~~\r\ncode',
@@ -263,7 +271,7 @@ describe('input made to be slow', () => {
     ])
   })
 
-  it.each(['\u2028', '\r', ' ', '\t', ' #', '['])(
+  it.each(['\u2028', '\v', ' ', '\t', ' #', '['])(
     'a heading full of %j is text, and a short one a heading',
     async (part) => {
       const long = await chunk(`# a${part.repeat(30_000)}b\n\ntext`, 'markdown')

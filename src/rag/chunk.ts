@@ -63,18 +63,24 @@ const READERS: Readonly<Record<Exclude<DocumentFormat, 'html'>, (text: string) =
   pages: pageBlocks,
 }
 
+/** The text with a line feed where a line ends with a carriage return alone, as on old systems: as long as before, so that places stay. */
+const withLineFeeds = (text: string): string =>
+  text.replaceAll(/\r+(\n?)/g, (end, feed: string) => (feed === '' ? '\n'.repeat(end.length) : end))
+
 /**
  * Cuts a document into chunks. A chunk never spans sections. Code blocks and sentences are cut only if they are longer than a chunk. Yields to the
  * event loop every few milliseconds.
  * @param readHtml reads HTML in place of `htmlBlocks`
  */
 export async function chunkDocument(
-  text: string,
+  given: string,
   format: DocumentFormat,
   options: ChunkingOptions,
   countTokens: CountTokens,
   readHtml: (html: string) => Iterable<Block> | Promise<Iterable<Block>> = htmlBlocks,
 ): Promise<readonly Chunk[]> {
+  // The readers of HTML and CSV have rules of their own.
+  const text = format === 'html' || format === 'csv' ? given : withLineFeeds(given)
   const chunks: Chunk[] = []
   let section: Block[] = []
   const slice = new Slice()

@@ -2,6 +2,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, it } from 'vitest'
+import { ModelError } from '../runner/runner.ts'
 import { readModules } from '../runner/encoder/modules.ts'
 import { readJsonList, readJsonObject } from './json-file.ts'
 
@@ -46,4 +47,10 @@ it('names the files of an embedding model that are not what they should be', asy
     await expect(readModules(folder, 'mean')).rejects.toThrow(`${path}: expected ${words}`)
     rmSync(path)
   }
+})
+
+it('is told in a message of bounded length, without the control sequences of a hostile file', () => {
+  const { message } = new ModelError(`broken\u001b[31m\n${'x'.repeat(1e6)}`)
+  expect(message).toMatch(/^broken�\[31m\nx+…$/)
+  expect(message.length).toBeLessThan(5000)
 })
