@@ -80,21 +80,24 @@ const generationRoutes = Object.keys(GENERATION) as GenerationRoute[]
 const retrievalRoutes = Object.keys(RETRIEVAL) as (keyof typeof RETRIEVAL)[]
 const shapes = generationRoutes.flatMap((name) => [false, true].map((stream) => ({ name, stream })))
 
+const isFull = (process.env['MINISERVE_TEST_LEVEL'] ?? 'default') !== 'default'
+
 let receiver: OtlpReceiver
-/** Two sequences run and eight wait. */
+/** Two sequences run and eight wait. The slow device keeps the long ones running while the queue fills. */
 let server: ServerProcess
-/** Little time for a generation, and a vector store that refuses connections. */
-let hurried: ServerProcess
+/** Little time for a generation, and a vector store that refuses connections. Not at the default level. */
+let hurried: ServerProcess | null = null
 
 beforeAll(async () => {
   receiver = await OtlpReceiver.start()
   const flags = ['--otlp-traces-endpoint', receiver.url, '--api-key=k']
-  const queue = ['--max-num-seqs=2', '--max-queued-requests=8', '--shutdown-timeout=0.5']
+  const queue = ['--device=reference', '--max-num-seqs=2', '--max-queued-requests=8', '--shutdown-timeout=0.5']
   const noStore = ['--rag-store=pgvector', '--rag-store-url=postgres://127.0.0.1:1/none']
   const env = { ...PROMPT_EXPORT, ...fault('requests') }
+  const slow = [...flags, ...noStore, '--request-timeout=1', '--device=reference']
   ;[server, hurried] = await Promise.all([
     ServerProcess.start([...flags, ...queue], env),
-    ServerProcess.start([...flags, ...noStore, '--request-timeout=1', '--device=reference'], PROMPT_EXPORT),
+    isFull ? ServerProcess.start(slow, PROMPT_EXPORT) : null,
   ])
   const documents = ['mill', 'spare'].map((id) => ({ id, text: `The ${id} stands beside the river.` }))
   for (const index of ['town', 'spare']) {
@@ -185,9 +188,10 @@ async function receivedFirst(all: readonly Running[]): Promise<void> {
 
 const metricsOf = async (from: ServerProcess): Promise<string> => (await from.get('/metrics', KEY)).text()
 
-/** Asks until the metric has the value. The test's time limit ends it. */
+/** Asks until the metric has the value, a limited number of times. */
 async function expectMetric(from: ServerProcess, name: string, value: number): Promise<void> {
-  while (!new RegExp(`^${name} ${value}$`, 'm').test(await metricsOf(from))) continue
+  for (let i = 0; i < 1000; i++) if (new RegExp(`^${name} ${value}$`, 'm').test(await metricsOf(from))) return
+  throw new Error(`${name}: expected ${value}, found another value 1000 times`)
 }
 
 interface MetricSample {
@@ -344,13 +348,14 @@ it('left: before the first token and in the stream; refused meanwhile: the queue
   for (const one of others) expect(treeOf(one), one.what).toContain('llm.decode')
 })
 
-it('failed: the time limit, and a vector store that is down', async () => {
-  const withRag = shapes.map(({ name, stream }) => generate(hurried, name, { stream, rag: { index: 'town' } }))
+it.runIf(isFull)('failed: the time limit, and a vector store that is down', async () => {
+  const to = hurried!
+  const withRag = shapes.map(({ name, stream }) => generate(to, name, { stream, rag: { index: 'town' } }))
   const broken = await Promise.all(withRag.map(ended))
-  const retrieval = await Promise.all(retrievalRoutes.map((name) => ended(send(hurried, name, RETRIEVAL[name]))))
-  const long = shapes.map(({ name, stream }) => generate(hurried, name, { stream, isLong: true }))
+  const retrieval = await Promise.all(retrievalRoutes.map((name) => ended(send(to, name, RETRIEVAL[name]))))
+  const long = shapes.map(({ name, stream }) => generate(to, name, { stream, isLong: true }))
   const late = await Promise.all(long.map(ended))
-  await expectTraces(hurried, [...broken, ...retrieval, ...late])
+  await expectTraces(to, [...broken, ...retrieval, ...late])
   expect(endsOf(broken)).toEqual(['engine_error'])
   expect(endsOf(late)).toEqual(['deadline'])
 })
@@ -363,7 +368,7 @@ function tokensOf(root: ReceivedSpan, key: string): number | null {
 }
 
 it('sums up to the metrics', async () => {
-  for (const one of [server, hurried]) {
+  for (const one of hurried ? [server, hurried] : [server]) {
     const text = await metricsOf(one)
     expect(text).not.toMatch(/^miniserve_trace_breaches_total\{/m)
     expect(text).toMatch(/^miniserve_trace_leaks_total 0$/m)
