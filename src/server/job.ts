@@ -125,9 +125,16 @@ export interface ChatFields {
   readonly format: string
   /** Field of a tool with the schema of its arguments. */
   readonly parameters: string
+  /** Field of the choice of a tool with its name. */
+  readonly toolName: string
 }
 
-const CHAT_FIELDS: ChatFields = { prompt: 'messages', format: 'response_format', parameters: 'function.parameters' }
+const CHAT_FIELDS: ChatFields = {
+  prompt: 'messages',
+  format: 'response_format',
+  parameters: 'function.parameters',
+  toolName: 'tool_choice.function.name',
+}
 
 /** A chat body as a job. @param fields names of the fields for errors @throws ApiError 400 naming the field */
 export function chatJob(body: ChatRequest, context: JobContext, fields: ChatFields = CHAT_FIELDS): GenerationJob {
@@ -145,7 +152,7 @@ export function chatJob(body: ChatRequest, context: JobContext, fields: ChatFiel
       'add_generation_prompt',
     )
   const logprobs = body.logprobs ? (body.top_logprobs ?? 0) : -1
-  const toolUse = toolUseOf(body, fields.parameters)
+  const toolUse = toolUseOf(body, fields)
   const shared = sharedJobFields(body, context)
   const templateArguments = templateArgumentsOf(body, context.chatTemplate, shared.warnings)
   const tools = toolUse?.tools ?? []
@@ -188,12 +195,14 @@ const tokensOf = (maxTokens: number | undefined, { maxModelLen }: JobContext): n
   maxTokens === -1 ? maxModelLen : maxTokens
 
 /** The functions that the model may call, and how; null: none. */
-function toolUseOf(body: ChatRequest, parametersField: string): ToolUse | null {
+function toolUseOf(body: ChatRequest, { parameters: parametersField, toolName }: ChatFields): ToolUse | null {
   const { tools: given = [], tool_choice: choice = 'auto' } = body
   // With `none` the model is not told of the tools, so it cannot call them.
   if (choice === 'none') return null
   const allowed = typeof choice !== 'string' && choice.type === 'allowed_tools' ? choice.allowed_tools : null
   const names = new Set(allowed?.tools.map((tool) => tool.function.name))
+  if ([...names].some((name) => !given.some((tool) => tool.function.name === name)))
+    throw invalidRequest('tool_choice: expected allowed tools that are among the tools, found another', 'tool_choice')
   const tools = allowed === null ? given : given.filter((tool) => names.has(tool.function.name))
   const named = typeof choice !== 'string' && choice.type === 'function' ? { name: choice.function.name } : null
   const mode = allowed?.mode ?? named ?? (typeof choice === 'string' ? choice : 'auto')
@@ -203,10 +212,7 @@ function toolUseOf(body: ChatRequest, parametersField: string): ToolUse | null {
   }
   if (body.rag) throw invalidRequest('tools: expected none when rag is set', 'tools')
   if (typeof mode === 'object' && !tools.some((tool) => tool.function.name === mode.name))
-    throw invalidRequest(
-      'tool_choice.function.name: expected the name of one of the tools',
-      'tool_choice.function.name',
-    )
+    throw invalidRequest(`${toolName}: expected the name of one of the tools`, toolName)
   return { tools, choice: mode, parallel: body.parallel_tool_calls ?? true, parametersField }
 }
 

@@ -114,6 +114,11 @@ describe('a response', () => {
     await expect(client.responses.create({ ...ask, tools, tool_choice: 'required' })).rejects.toMatchObject({
       param: 'tools.0.parameters',
     })
+    const tool_choice = { type: 'function', name: 'other' } as const
+    const sound = [{ type: 'function', name: 'f', strict: false, parameters: null } as const]
+    await expect(client.responses.create({ ...ask, tools: sound, tool_choice })).rejects.toMatchObject({
+      param: 'tool_choice.name',
+    })
   })
 
   it('keeps to a schema', async () => {

@@ -181,6 +181,15 @@ describe.each(['direct', 'remote'] as const)('calls, %s', (which) => {
   it.each([
     [{ tools: [], tool_choice: 'required' }, 'tool_choice'],
     [{ tool_choice: 'sometimes' }, 'tool_choice'],
+    [
+      {
+        tool_choice: {
+          type: 'allowed_tools',
+          allowed_tools: { mode: 'auto', tools: [{ type: 'function', function: { name: 'other' } }] },
+        },
+      },
+      'tool_choice',
+    ],
     [{ tool_choice: { type: 'function', function: { name: 'other' } } }, 'tool_choice.function.name'],
     [
       {

@@ -14,7 +14,12 @@ export function messagesHandlers(parts: GenerationParts) {
     createMessage: (c) =>
       handleGeneration(c, parts, messagesRequest, (body, context) => {
         const format = body.output_config?.format === undefined ? 'output_format' : 'output_config.format'
-        const job = chatJob(messagesToChat(body), context, { prompt: 'messages', format, parameters: 'input_schema' })
+        const job = chatJob(messagesToChat(body), context, {
+          prompt: 'messages',
+          format,
+          parameters: 'input_schema',
+          toolName: 'tool_choice.name',
+        })
         return { job, shape: () => messagesShape(job) }
       }),
     countMessageTokens: async (c) => {

@@ -12,7 +12,12 @@ import { type ResponseObject, responsesShape } from './shape.ts'
 import { ResponseStore, type StoredResponse } from './store.ts'
 import { responsesRequest, withItemTypes } from './wire.ts'
 
-const FIELDS: ChatFields = { prompt: 'input', format: 'text.format', parameters: 'parameters' }
+const FIELDS: ChatFields = {
+  prompt: 'input',
+  format: 'text.format',
+  parameters: 'parameters',
+  toolName: 'tool_choice.name',
+}
 
 /** Handlers of `/v1/responses` and `/v1/responses/{id}`. */
 export function responsesHandlers(parts: GenerationParts) {
