@@ -7,7 +7,7 @@ import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
 import { writeDocx, writePdf } from '../../test/rag/office-files.ts'
 import { decodeHtml, decodeText } from './decode.ts'
 import { createDocumentReader } from './document-reader.ts'
-import { documentsOf, findFiles } from './files.ts'
+import { documentsOf, findFiles, readDocuments } from './files.ts'
 import { readContent, withHeaderRows } from './file-reader.ts'
 import { formatOfText, fileKind } from './formats.ts'
 import { htmlBlocks } from './html.ts'
@@ -287,4 +287,13 @@ describe('files of other kinds', () => {
       expect.stringMatching(/^expected UTF-8 text; the kinds that are read are \.md, /),
     ])
   })
+})
+
+it('says why the system refuses a file in words, once for all files and without their paths', async () => {
+  const rejected: unknown[] = []
+  const report = { reject: (...all: readonly unknown[]) => void rejected.push(...all), warn: () => {} }
+  const reader = { read: () => Promise.reject(new Error('nothing to read')) }
+  const gone = { path: join(root, 'vanished.md'), id: 'vanished.md', bytes: 1 }
+  for await (const document of readDocuments(gone, reader, report)) expect(document).toBeNull()
+  expect(rejected).toEqual([{ id: 'vanished.md', reason: 'no such file or folder' }, true])
 })

@@ -5,7 +5,7 @@ import { dirname, extname, join, relative, resolve, sep } from 'node:path'
 import { readFile } from '../regular-file.ts'
 import { z } from 'zod'
 import type { DocumentReader } from './document-reader.ts'
-import { messageOf, RagError, systemReasonOf, UnreadableError } from './errors.ts'
+import { RagError, systemReasonOf, UnreadableError } from './errors.ts'
 import { formatOfText, isGzip, fileKind, maxFileBytes, READ_KINDS } from './formats.ts'
 import type { Remark, SourceDocument } from './ingest.ts'
 
@@ -103,7 +103,7 @@ class FileWalk {
     try {
       entries = await readdir(folder, { withFileTypes: true, encoding: 'buffer' })
     } catch (error) {
-      return this.#skip(folder, messageOf(error), true)
+      return this.#skip(folder, systemReasonOf(error), true)
     }
     for (const entry of entries) {
       const name = nameOf(entry.name)
@@ -116,7 +116,7 @@ class FileWalk {
       try {
         await this.#entry(entry, path, above)
       } catch (error) {
-        this.#skip(path, messageOf(error), true)
+        this.#skip(path, systemReasonOf(error), true)
       }
     }
   }
@@ -188,7 +188,7 @@ export async function* readDocuments(
   try {
     content = await readFile(path)
   } catch (error) {
-    return report.reject({ id, reason: messageOf(error) }, true)
+    return report.reject({ id, reason: systemReasonOf(error) }, true)
   }
   yield* documentsOf({ id, name: path, content, origin: path }, reader, report)
 }
