@@ -293,7 +293,7 @@ it('says why the system refuses a file in words, once for all files and without 
   const rejected: unknown[] = []
   const report = { reject: (...all: readonly unknown[]) => void rejected.push(...all), warn: () => {} }
   const reader = { read: () => Promise.reject(new Error('nothing to read')) }
-  const gone = { path: join(root, 'vanished.md'), id: 'vanished.md', bytes: 1 }
+  const gone = { path: join(root, 'vanished.md'), id: 'vanished.md', bytes: 1, changedMs: 0 }
   for await (const document of readDocuments(gone, reader, report)) expect(document).toBeNull()
   expect(rejected).toEqual([{ id: 'vanished.md', reason: 'no such file or folder' }, true])
 })
