@@ -10,19 +10,17 @@
  * A sampled token counts as pending from the moment its step is planned, so the next step can be planned and submitted before the token
  * is known (run-ahead). Steps run in the order they were planned, so the very next plan may write a block that is released now.
  */
-import { BlockPool } from './block-pool.ts'
+import type { BlockPool } from './block-pool.ts'
 import { compareRunning, compareWaiting, insert, remove } from './sequence-order.ts'
-import { type BlockHash, PrefixCache, type PrefixCacheOptions, type PrefixMatch } from './prefix-cache.ts'
+import type { PrefixCache, PrefixMatch } from './prefix-cache.ts'
+import { SequenceMemory, type SequenceMemoryOptions } from './sequence-memory.ts'
 import type { Sequence } from './sequence.ts'
-import { StateSlots } from './state-slots.ts'
+import type { StateSlots } from './state-slots.ts'
 import { type ScheduledSequence, type ScheduledStep, type StepBounds, StepDraft } from './step-draft.ts'
 import type { PromptBacklog } from './step-times.ts'
 import { countByTenant, newestOfLargestTenant, roundRobin } from './tenant-order.ts'
 
-export interface SchedulerOptions extends PrefixCacheOptions, StepBounds {
-  readonly numBlocks: number
-  /** Slots of the state pool; absent or 0: the model keeps no states. */
-  readonly numStateSlots?: number
+export interface SchedulerOptions extends SequenceMemoryOptions, StepBounds {
   readonly maxNumSeqs: number
   /**
    * Called before a waiting sequence is admitted, with its prefix match in the pool. Returns true when it has started to fetch more of the
@@ -44,14 +42,9 @@ export interface Schedule {
   readonly preempted: readonly Preempted[]
 }
 
-const NO_MATCH: PrefixMatch = { blocks: [], partial: null, numTokens: 0, missReason: 'disabled' }
-
 /** Plans steps: which sequences run, how many tokens each, with which KV blocks. */
 export class Scheduler {
-  readonly pool: BlockPool
-  readonly cache: PrefixCache
-  /** null when the model keeps no states. */
-  readonly states: StateSlots | null
+  readonly #memory: SequenceMemory
   readonly #options: SchedulerOptions
   /** In order of (priority, arrival): the first is served first and preempted last. */
   readonly #running: Sequence[] = []
@@ -62,10 +55,7 @@ export class Scheduler {
 
   constructor(options: SchedulerOptions) {
     this.#options = options
-    this.cache = new PrefixCache(options)
-    this.pool = new BlockPool(options.numBlocks, this.cache)
-    const { numStateSlots = 0, blockSize } = options
-    this.states = numStateSlots > 0 ? new StateSlots(numStateSlots, blockSize) : null
+    this.#memory = new SequenceMemory(options)
   }
 
   get running(): readonly Sequence[] {
@@ -92,6 +82,19 @@ export class Scheduler {
   }
 
   /** Queues a sequence. Its tokens must fit the pool: ceil((prompt + output) / blockSize) <= numBlocks. */
+  get pool(): BlockPool {
+    return this.#memory.pool
+  }
+
+  get cache(): PrefixCache {
+    return this.#memory.cache
+  }
+
+  /** null when the model keeps no states. */
+  get states(): StateSlots | null {
+    return this.#memory.states
+  }
+
   add(sequence: Sequence): void {
     insert(this.#waiting, sequence, compareWaiting)
   }
@@ -101,8 +104,8 @@ export class Scheduler {
     if (sequence.status === 'finished') return
     if (sequence.status === 'running') {
       remove(this.#running, sequence)
-      this.#publishAll(sequence)
-      this.#releaseBlocks(sequence)
+      this.#memory.publishAll(sequence, this.#stepId)
+      this.#memory.release(sequence)
     } else {
       remove(this.#waiting, sequence)
     }
@@ -140,15 +143,9 @@ export class Scheduler {
     return preempted
   }
 
-  /**
-   * Allocates `count` blocks, to compute or to fill from a KV tier, and acquires the blocks `held` that they continue; the caller releases both.
-   * Returns null, with nothing acquired, when too few would be left for the running sequences' next steps.
-   */
+  /** As `SequenceMemory.reserve`, with a block left for the next step of each running sequence. */
   reserve(held: readonly number[], count: number): number[] | null {
-    for (const block of held) this.pool.acquire(block)
-    const blocks = this.pool.numFree < count + this.#running.length ? null : this.pool.allocate(count)
-    if (blocks === null) this.pool.release(held)
-    return blocks
+    return this.#memory.reserve(held, count, this.#running.length)
   }
 
   /** Plans the next step. `step` is null when nothing can run, or only after the result of a step in flight. */
@@ -167,7 +164,7 @@ export class Scheduler {
     for (const sequence of roundRobin(this.#running)) {
       if (!sequence.isDecoding && sequence.numPendingTokens === 0 && this.#hasStateSlot(sequence))
         draft.addChunk(sequence)
-      this.#publish(sequence, draft.stepId)
+      this.#memory.publish(sequence, draft.stepId)
     }
     if (preempted.length === 0) this.#admit(draft)
     if (draft.isEmpty) return { step: null, preempted }
@@ -192,7 +189,7 @@ export class Scheduler {
 
   /** Call after tokens were pushed: adds newly full blocks of known tokens to the prefix cache. */
   publish(sequence: Sequence): void {
-    this.#publish(sequence, this.#stepId)
+    this.#memory.publish(sequence, this.#stepId)
   }
 
   /** Prompt tokens still to compute, of running sequences and of the waiting ones that could be admitted by `maxNumSeqs`. */
@@ -213,7 +210,7 @@ export class Scheduler {
       if (draft.budget === 0) return
       numDecoding--
       const drafts = this.#draftsOf(sequence, draft.roomForDrafts(numDecoding))
-      while (!this.#grow(sequence, sequence.numTokens + drafts.length)) {
+      while (!this.#memory.grow(sequence, sequence.numTokens + drafts.length)) {
         const victim = this.#victim(draft, sequence)
         this.#preempt(victim, preempted)
         if (victim === sequence) return
@@ -258,7 +255,7 @@ export class Scheduler {
 
   #preempt(sequence: Sequence, preempted: Preempted[]): void {
     preempted.push({ sequence, numComputedTokens: sequence.numComputedTokens })
-    this.#publishAll(sequence)
+    this.#memory.publishAll(sequence, this.#stepId)
     sequence.counters.numPreemptions++
     noteComputed(sequence)
     this.#requeue(sequence, 'preempted')
@@ -266,7 +263,7 @@ export class Scheduler {
 
   #requeue(sequence: Sequence, status: 'waiting' | 'preempted'): void {
     remove(this.#running, sequence)
-    this.#releaseBlocks(sequence)
+    this.#memory.release(sequence)
     sequence.numComputedTokens = 0
     sequence.status = status
     insert(this.#waiting, sequence, compareWaiting)
@@ -278,33 +275,17 @@ export class Scheduler {
       if (draft.prefillBudget === 0 || this.#running.length >= this.#options.maxNumSeqs) return
       if (!isReady(sequence)) continue
       if (this.states?.numFree === 0) return
-      const match = this.#match(sequence, draft.stepId)
+      const match = this.#memory.match(sequence, draft.stepId)
       if (this.states?.isAwaited(sequence, match, this.#running) === true) continue
       if (this.#options.prefetch?.(sequence, match) === true) continue
-      if (!this.#allocate(sequence, match, draft)) return
+      if (!this.#memory.allocate(sequence, match, draft, this.#running.length)) return
       remove(this.#waiting, sequence)
       draft.admitted.push({ sequence, kind: sequence.status === 'waiting' ? 'first' : 'resume', match })
       sequence.status = 'running'
       insert(this.#running, sequence, compareRunning)
       if (this.#hasStateSlot(sequence)) draft.addChunk(sequence)
-      this.#publish(sequence, draft.stepId)
+      this.#memory.publish(sequence, draft.stepId)
     }
-  }
-
-  #match(sequence: Sequence, stepId: number): PrefixMatch {
-    // Log-probabilities of prompt tokens need the logits of every row: no part of the prompt can be skipped.
-    if (sequence.cacheRoot === null || sequence.promptLogprobs >= 0) return NO_MATCH
-    this.#adoptHashes(sequence, sequence.cacheRoot)
-    const match = this.cache.match(sequence.tokens.view, sequence.cacheRoot, sequence.blockHashes, stepId)
-    return this.states === null ? match : this.states.match(sequence, match, stepId)
-  }
-
-  /** Takes the block hashes of the prompt, which all its choices share: hashing a long prompt takes milliseconds. */
-  #adoptHashes({ blockHashes, promptHashes, numPromptTokens, tokens }: Sequence, root: BlockHash): void {
-    if (blockHashes.length > 0) return
-    const numBlocks = Math.floor(numPromptTokens / this.#options.blockSize)
-    this.cache.extendChain(promptHashes, root, tokens.view, numBlocks)
-    for (const hash of promptHashes) blockHashes.push(hash)
   }
 
   /** Whether running sequences must have their masks before their next step, because too few slots are free to undo a state. */
@@ -324,67 +305,6 @@ export class Scheduler {
   /** Whether a slot is free for the sequence's next state. If not, the sequence skips this step; other sequences will free slots. */
   #hasStateSlot(sequence: Sequence): boolean {
     return this.states === null || this.states.canAdvance(sequence)
-  }
-
-  /** Allocates blocks for all known tokens. Leaves one block free per running sequence: otherwise admission and preemption would alternate. */
-  #allocate(sequence: Sequence, match: PrefixMatch, draft: StepDraft): boolean {
-    const numNew = Math.ceil(sequence.tokens.length / this.#options.blockSize) - match.blocks.length
-    const blocks = this.reserve(match.blocks, numNew)
-    if (blocks === null) return false
-    for (const block of [...match.blocks, ...blocks]) sequence.blockTable.push(block)
-    if (match.partial !== null) {
-      draft.blockCopies.push({ ...match.partial, destination: sequence.blockTable.at(match.blocks.length) })
-    }
-    this.states?.adopt(sequence, match.blocks.length)
-    sequence.numComputedTokens = match.numTokens
-    sequence.numPublishedBlocks = match.blocks.length
-    return true
-  }
-
-  #grow(sequence: Sequence, numTokens: number): boolean {
-    const numNew = Math.ceil(numTokens / this.#options.blockSize) - sequence.blockTable.length
-    if (numNew <= 0) return true
-    const blocks = this.pool.allocate(numNew)
-    if (blocks === null) return false
-    for (const block of blocks) sequence.blockTable.push(block)
-    return true
-  }
-
-  #publish(sequence: Sequence, stepId: number): void {
-    if (sequence.cacheRoot === null || sequence.status !== 'running') return
-    const { blockSize } = this.#options
-    const tokens = sequence.tokens.view
-    const numFull = Math.floor(Math.min(sequence.numComputedTokens, tokens.length) / blockSize)
-    if (numFull <= sequence.numPublishedBlocks) return
-    this.cache.extendChain(sequence.blockHashes, sequence.cacheRoot, tokens, numFull)
-    for (let i = sequence.numPublishedBlocks; i < numFull; i++) {
-      const hash = sequence.blockHashes[i] ?? ''
-      const parent = sequence.blockHashes[i - 1] ?? sequence.cacheRoot
-      const content = tokens.subarray(i * blockSize, (i + 1) * blockSize)
-      this.cache.publish(sequence.blockTable.at(i), hash, parent, content, stepId)
-    }
-    sequence.numPublishedBlocks = numFull
-    this.states?.publish(sequence, sequence.blockHashes)
-  }
-
-  /** Adds all blocks to the prefix cache before they are released: the full ones and the last, partly filled one. */
-  #publishAll(sequence: Sequence): void {
-    if (sequence.cacheRoot === null) return
-    this.#publish(sequence, this.#stepId)
-    const { blockSize } = this.#options
-    const numKnown = Math.min(sequence.numComputedTokens, sequence.tokens.length)
-    const numFull = sequence.numPublishedBlocks
-    if (numKnown <= numFull * blockSize || this.states !== null) return
-    const parent = numFull === 0 ? sequence.cacheRoot : (sequence.blockHashes[numFull - 1] ?? '')
-    const content = sequence.tokens.view.subarray(numFull * blockSize, numKnown)
-    this.cache.publishPartial(sequence.blockTable.at(numFull), parent, content, this.#stepId)
-  }
-
-  #releaseBlocks(sequence: Sequence): void {
-    this.pool.release(sequence.blockTable.view)
-    this.states?.release(sequence)
-    sequence.blockTable.clear()
-    sequence.numPublishedBlocks = 0
   }
 }
 
