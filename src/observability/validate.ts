@@ -347,5 +347,5 @@ const matchesStatus = (row: EndingRow, status: number | null): boolean =>
 const isGeneration = (root: Node): boolean => {
   const route = root.values.get('http.route')?.stringValue ?? ''
   const operation = root.values.get('gen_ai.operation.name')?.stringValue
-  return operation === 'chat' || operation === 'text_completion' || /\/(completions|responses)$/.test(route)
+  return operation === 'chat' || operation === 'text_completion' || /\/(completions|responses|messages)$/.test(route)
 }

@@ -527,7 +527,7 @@ async function listening<T extends Server>(server: T): Promise<T> {
 }
 
 /** An OpenAI-compatible engine that answers 500, or begins a stream and breaks it, or is silent: as the prompt says. */
-async function brokenUpstream(): Promise<{ readonly server: HttpServer; readonly url: string }> {
+export async function brokenUpstream(): Promise<{ readonly server: HttpServer; readonly url: string }> {
   const server = createHttpServer((request, response) => {
     if (request.url?.endsWith('/models')) {
       response.setHeader('content-type', 'application/json')

@@ -7,7 +7,7 @@ import { afterAll, beforeAll, expect, it } from 'vitest'
 import { formatBreach, validateTraces } from '../../src/observability/validate.ts'
 import { type Route, type RouteName, patternOf, ROUTES } from '../../src/server/routes.ts'
 import { OtlpReceiver, type ReceivedSpan, toOtlp } from './otlp-receiver.ts'
-import { fault, newTrace, PROMPT_EXPORT } from './provocations.ts'
+import { brokenUpstream, fault, newTrace, PROMPT_EXPORT } from './provocations.ts'
 import { ServerProcess } from './server-process.ts'
 import { contradictions, linesOf, valueOf } from './trace-account.ts'
 
@@ -23,10 +23,12 @@ interface Wishes {
   readonly stream?: boolean
   readonly isLong?: boolean
   readonly rag?: object
+  readonly text?: string
 }
 
 const KEY = { authorization: 'Bearer k' }
-const MESSAGES = [{ role: 'user', content: 'Where is the mill?' }]
+const questionOf = ({ text = 'Where is the mill?' }: Wishes) => text
+const messagesOf = (wishes: Wishes) => [{ role: 'user', content: questionOf(wishes) }]
 const length = ({ isLong = false }: Wishes, min: number) => (isLong ? 1500 : min)
 const common = ({ stream = false, rag, isLong = false }: Wishes) => ({
   stream,
@@ -35,18 +37,26 @@ const common = ({ stream = false, rag, isLong = false }: Wishes) => ({
 })
 
 const GENERATION = {
-  createCompletion: (wishes: Wishes) => ({ ...common(wishes), prompt: 'The mill', max_tokens: length(wishes, 5) }),
+  createCompletion: (wishes: Wishes) => ({
+    ...common(wishes),
+    prompt: questionOf(wishes),
+    max_tokens: length(wishes, 5),
+  }),
   createChatCompletion: (wishes: Wishes) => ({
     ...common(wishes),
-    messages: MESSAGES,
+    messages: messagesOf(wishes),
     max_completion_tokens: length(wishes, 5),
   }),
   createResponse: (wishes: Wishes) => ({
     ...common(wishes),
-    input: 'Where is the mill?',
+    input: questionOf(wishes),
     max_output_tokens: length(wishes, 16),
   }),
-  createMessage: (wishes: Wishes) => ({ ...common(wishes), messages: MESSAGES, max_tokens: length(wishes, 5) }),
+  createMessage: (wishes: Wishes) => ({
+    ...common(wishes),
+    messages: messagesOf(wishes),
+    max_tokens: length(wishes, 5),
+  }),
 }
 
 const QUESTION = { query: 'Who keeps the mill?', index: 'town' }
@@ -358,6 +368,40 @@ it.runIf(isFull)('failed: the time limit, and a vector store that is down', asyn
   await expectTraces(to, [...broken, ...retrieval, ...late])
   expect(endsOf(broken)).toEqual(['engine_error'])
   expect(endsOf(late)).toEqual(['deadline'])
+})
+
+it.runIf(isFull)('failed: an engine behind the server', async () => {
+  const upstream = await brokenUpstream()
+  const flags = [`--engine-url=${upstream.url}`, '--otlp-traces-endpoint', receiver.url, '--api-key=k']
+  const remote = await ServerProcess.start(flags, PROMPT_EXPORT)
+  try {
+    const texts = ['fail', 'break']
+    const asked = shapes.flatMap(({ name, stream }) => texts.map((text) => generate(remote, name, { stream, text })))
+    const all = await Promise.all(asked.map(ended))
+    await expectTraces(remote, all)
+    expect(endsOf(all)).toEqual(['engine_error'])
+  } finally {
+    await remote.stop()
+    upstream.server.closeAllConnections()
+    upstream.server.close()
+  }
+})
+
+it.runIf(isFull)('failed: the process crashes', async () => {
+  const flags = ['--device=reference', '--otlp-traces-endpoint', receiver.url, '--api-key=k']
+  const doomed = await ServerProcess.start(flags, { ...PROMPT_EXPORT, ...fault('requests') })
+  try {
+    const running = shapes.map(({ name, stream }) => generate(doomed, name, { stream, isLong: true }))
+    for (const { traceId } of running)
+      await doomed.waitForLog((line) => line.trace_id === traceId && line.msg === 'prefill.done')
+    await doomed.get('/health', { 'x-fault': 'crash' }).catch(() => {})
+    await doomed.exited
+    const all = running.map(({ what, traceId }) => ({ what, traceId, status: null }))
+    await expectTraces(doomed, all)
+    expect(endsOf(all)).toEqual(['exception'])
+  } finally {
+    await doomed.stop()
+  }
 })
 
 /** A prompt that is only scored is counted under the conventions' name alone. */
