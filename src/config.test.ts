@@ -78,6 +78,9 @@ describe('parseCommandLine', () => {
 
   it.each([
     [['--prot', '1'], /unknown flag --prot; did you mean --port\?/],
+    [['--kv-dir', 'a'], /unknown flag --kv-dir; did you mean --kv-cache-dir\?/],
+    [['--otlp', 'a'], /unknown flag --otlp; did you mean --otlp-traces-endpoint\?/],
+    [['--xylophone'], /unknown flag --xylophone \(--help/],
     [['--zzzzzzzz'], /unknown flag --zzzzzzzz \(--help lists the flags\)/],
     [['--api-key', '--port', '1'], /--api-key: expected a value, found none/],
     [['--api-key', 'sécret'], /^--api-key: expected a key of ASCII characters, found another$/],

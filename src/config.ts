@@ -198,11 +198,15 @@ function argumentProblem(error: unknown, options: Options): string {
   return `${message.split('. ')[0]?.split('\n')[0]}; --help lists the flags`
 }
 
-/** The known word with the smallest edit distance, if that is small for the word's length; else null. */
-function nearest(word: string, known: readonly string[]): string | null {
-  const ranked = known.map((name) => ({ name, distance: editDistance(word, name) }))
+/** The known flag with the smallest edit distance, if that is small for its length, else one with all words of the given flag; null: there is none. */
+function nearest(flag: string, known: readonly string[]): string | null {
+  const ranked = known.map((name) => ({ name, distance: editDistance(flag, name) }))
   const best = ranked.reduce((a, b) => (b.distance < a.distance ? b : a))
-  return best.distance <= Math.max(2, Math.floor(best.name.length / 3)) ? best.name : null
+  // Two of four letters make another word, unless they changed places.
+  const allowed = Math.max(best.name[0] === flag[0] ? 2 : 1, Math.floor(best.name.length / 3))
+  if (best.distance <= allowed) return best.name
+  const words = flag.split('-')
+  return known.find((name) => words.every((word) => name.split('-').includes(word))) ?? null
 }
 
 /** The Levenshtein distance: the fewest insertions, deletions and substitutions. */

@@ -288,13 +288,20 @@ async function shutDown(running: Running): Promise<void> {
   await observability.shutdown(EXPORT_FLUSH_MS, { logLevel })
 }
 
+const NO_LISTENER: Readonly<Record<string, string>> = {
+  EACCES: 'this user may not listen on that port',
+  EADDRNOTAVAIL: 'the address is not one of this machine',
+  ENOTFOUND: 'no host of that name',
+  EAI_AGAIN: 'no host of that name',
+}
+
 async function listen(server: Server, host: string, wanted: number, flag: string): Promise<string> {
   server.listen(wanted, host)
   try {
     await once(server, 'listening')
   } catch (error) {
-    const code = error instanceof Error && 'code' in error ? error.code : undefined
-    const why = code === 'EADDRINUSE' ? `the port is taken; ${flag} 0 takes any free one` : String(code ?? error)
+    const code = error instanceof Error && 'code' in error ? String(error.code) : String(error)
+    const why = code === 'EADDRINUSE' ? `the port is taken; ${flag} 0 takes any free one` : (NO_LISTENER[code] ?? code)
     throw new StartError(`cannot listen on ${host}:${wanted}: ${why}`, { cause: error })
   }
   const address = server.address()

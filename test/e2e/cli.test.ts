@@ -91,7 +91,8 @@ it('npm start: the server stops when npm and its shell are ended, even while it 
 
 it('a checkpoint that is not there: one clear message and exit code 1', () => {
   const { status, stdout, stderr } = run(['--port', '0', '--model', './nowhere'])
-  expect({ status, stdout }).toEqual({ status: 1, stdout: '' })
+  // Probes are answered while the model loads, so the log has the address; nothing else.
+  expect({ status, stdout }).toEqual({ status: 1, stdout: expect.stringMatching(/^.*"msg":"server.listening"\}\n$/) })
   expect(stderr).toMatch(/^miniserve: .*nowhere.*\n$/)
 })
 
@@ -114,6 +115,8 @@ describe('the package', () => {
     const { status, stdout, stderr } = run(['--port', new URL(server.url).port])
     expect({ status, stdout }).toEqual({ status: 1, stdout: '' })
     expect(stderr).toMatch(/^miniserve: .*the port is taken.*\n$/)
+    // An address of documentation (RFC 5737), which no machine has.
+    expect(run(['--host', '203.0.113.1', '--insecure']).stderr).toMatch(/the address is not one of this machine\n$/)
     const long = { prompt: 'The river', max_tokens: 4000, ignore_eos: true, stream: true }
     const response = await server.post('/v1/completions', long)
     expect(response.status).toBe(200)
