@@ -78,6 +78,11 @@ test.each<readonly [string, (path: string) => void, RegExp]>([
   ],
   ['an embedding', rename('model.layers.0.mlp.up_proj.', 'model.layers.0.embed_tokens'), /embed/],
   ['half of an update', rename('0.mlp.up_proj.lora_A', '0.mlp.up_prox.lora_A'), /up_pro[jx]: lora_[AB] is missing$/],
+  [
+    'a flat matrix',
+    rename('[5,48]', '[ 240]'),
+    /down_proj: expected two matrices, found lora_A \[240\] and lora_B \[32, 5\]$/,
+  ],
 ])('%s', async (name, change, message) => {
   await expect(openLora(edited(name, change), spec)).rejects.toThrow(message)
 })

@@ -127,9 +127,11 @@ async function lora(
     if (/(^|\.)(embed_tokens|lm_head)$/.test(module))
       fail('updates of the embedding and of the output layer are not served; updates of the layers between them are')
     if (down === undefined || up === undefined) return fail(`lora_${down === undefined ? 'A' : 'B'} is missing`)
-    const [rank = 0, , ...others] = down.shape
-    if (others.length > 0 || up.shape.length !== 2)
+    const [rank = 0] = down.shape
+    if (down.shape.length === 3 && up.shape.length === 3)
       fail('updates of experts are not served; updates of attention and of dense MLPs are')
+    if (down.shape.length !== 2 || up.shape.length !== 2)
+      fail(`expected two matrices, found lora_A [${down.shape.join(', ')}] and lora_B [${up.shape.join(', ')}]`)
     if (up.shape[1] !== rank || rank === 0)
       fail(`lora_A [${down.shape.join(', ')}] and lora_B [${up.shape.join(', ')}] do not have the same rank`)
     if (rank > MAX_RANK) fail(`rank ${rank}, expected at most ${MAX_RANK}`)
