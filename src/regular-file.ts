@@ -77,9 +77,12 @@ export function makeFolder(path: string, mode = 0o777): void {
   try {
     mkdirSync(path, { mode })
   } catch (error) {
+    const { code } = error as NodeJS.ErrnoException
+    // A file above it: nothing can be made there, and some versions of Node throw when asked what is.
+    if (code === 'ENOTDIR') throw error
     if (isFolder(path)) return
     const parent = dirname(path)
-    if (!isMissing(error) || parent === path) throw error
+    if (code !== 'ENOENT' || parent === path) throw error
     makeFolder(parent, mode)
     try {
       mkdirSync(path, { mode })

@@ -3,8 +3,8 @@
  * checkpoint, quantisation and layout. It holds the planes one after the other, then a JSON index, its length and a magic word. Each plane has a
  * checksum, and a damaged file is never served.
  */
-import { createHash } from 'node:crypto'
-import { open, type FileHandle, readdir, rename, rm } from 'node:fs/promises'
+import { createHash, randomUUID } from 'node:crypto'
+import { open, type FileHandle, readdir, rename, rm, stat } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { crc32 } from 'node:zlib'
 import { z } from 'zod'
@@ -19,6 +19,9 @@ import { WriteBehind } from './write-behind.ts'
 const MAGIC = 0x4b435057 // 'WPCK'
 const VERSION = 2
 const FOOTER_BYTES = 8
+/** Files that are being written. One that has not changed for so long is of a process that was killed. */
+const INCOMPLETE = '.incomplete'
+const LEFT_OVER_MS = 3_600_000
 /** Planes begin at multiples of this, so that elements of any size are aligned. */
 const ALIGNMENT = 8
 /** Bytes that are read and checked at a time. */
@@ -216,7 +219,7 @@ export class PackingLoader implements WeightLoader {
 
   private constructor(path: string, backend: Backend, source: WeightSource) {
     this.#path = path
-    this.#part = `${path}.${process.pid}.incomplete`
+    this.#part = `${path}.${randomUUID()}${INCOMPLETE}`
     this.#backend = backend
     this.#source = source
   }
@@ -289,14 +292,21 @@ export class PackingLoader implements WeightLoader {
       this.#file = null
       await file.close()
       await rename(this.#part, this.#path)
-      const folder = dirname(this.#path)
-      const [series = ''] = basename(this.#path).split('-')
-      for (const name of await readdir(folder)) {
-        if (name.startsWith(`${series}-`) && name.endsWith('.packed') && name !== basename(this.#path)) {
-          await rm(join(folder, name), { force: true })
-        }
-      }
+      await this.#removeOthers()
     })
+  }
+
+  /** Removes the checkpoint's packed files of earlier states, and those that were never finished. */
+  async #removeOthers(): Promise<void> {
+    const folder = dirname(this.#path)
+    const [series = ''] = basename(this.#path).split('-')
+    for (const name of await readdir(folder)) {
+      if (!name.startsWith(`${series}-`) || name === basename(this.#path)) continue
+      const path = join(folder, name)
+      const isLeftOver = async (): Promise<boolean> => Date.now() - (await stat(path)).mtimeMs > LEFT_OVER_MS
+      if (name.endsWith('.packed') || (name.endsWith(INCOMPLETE) && (await isLeftOver())))
+        await rm(path, { force: true })
+    }
   }
 
   /** Without an earlier `commit` the load has failed: removes the incomplete file. */
