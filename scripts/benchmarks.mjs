@@ -160,6 +160,18 @@ if (runAhead.length > 0) {
     'npm run bench -- serve --only runahead --clients 1',
   )
 }
+const starts = results('load')
+const peerStart = starts?.rows.find(({ name }) => name === 'llama-server')
+if (peerStart !== undefined) {
+  const of = ({ seconds, peakBytes }) =>
+    `${number(seconds, 2)} s (${number(seconds / peerStart.seconds, 2)} ×) and ${number(peakBytes / peerStart.peakBytes, 2)} × its memory`
+  const [first, packed] = starts.rows
+  row(
+    'Gemma 3 270M in Q4_K_M, start to ready, cpu, over llama-server on the same file',
+    `the first time ${of(first)}, later ${of(packed)}`,
+    'npm run bench -- load --model GEMMA --peer LLAMA_SERVER --rounds 9',
+  )
+}
 for (const { clients, tokensPerSecond, itlP95, ttftP50 } of results('serve-peers')?.ratios ?? []) {
   row(
     `Gemma 3 270M in Q4_K_M, ${clients} clients, cpu, over llama-server on the same file`,
