@@ -13,6 +13,8 @@ const level = args.includes('--soak') ? 'soak' : args.includes('--full') ? 'full
 const filters = args.filter((arg) => !arg.startsWith('--'))
 const scratch = mkdtempSync(join(tmpdir(), 'miniserve-test-'))
 const report = join(scratch, 'report.json')
+/** What a check need not do again for files that have not changed. */
+const cache = join(root, 'node_modules/.cache/miniserve-test')
 const lavapipe = '/usr/share/vulkan/icd.d/lvp_icd.json'
 
 const env = {
@@ -59,12 +61,27 @@ function finish() {
 const isWhole = filters.length === 0 && level === 'default'
 // It uses one core for longer than the compilers use both, and needs nothing of theirs.
 const formatting = isWhole
-  ? runBeside('formatting', 'node_modules/prettier/bin/prettier.cjs', ['--check', '--log-level', 'warn', '.'])
+  ? runBeside('formatting', 'node_modules/prettier/bin/prettier.cjs', [
+      '--check',
+      '--log-level=warn',
+      '--cache',
+      '--cache-strategy=content',
+      `--cache-location=${join(cache, 'prettier')}`,
+      '.',
+    ])
   : null
 run('build', 'scripts/build.mjs', ['--if-needed'], { fatal: true })
 if (isWhole) {
-  run('type check', 'node_modules/typescript/bin/tsc', ['-p', 'tsconfig.json', '--noEmit'])
-  run('type check of scripts', 'node_modules/typescript/bin/tsc', ['-p', 'tsconfig.scripts.json'])
+  const check = (project) => [
+    '--project',
+    `${project}.json`,
+    '--noEmit',
+    '--incremental',
+    '--tsBuildInfoFile',
+    join(cache, `${project}.tsbuildinfo`),
+  ]
+  run('type check', 'node_modules/typescript/bin/tsc', check('tsconfig'))
+  run('type check of scripts', 'node_modules/typescript/bin/tsc', check('tsconfig.scripts'))
   run('lint', 'node_modules/oxlint/bin/oxlint', ['--deny-warnings', 'src', 'test', 'scripts', 'bench'])
 }
 await formatting
