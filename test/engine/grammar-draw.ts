@@ -1,5 +1,6 @@
-/** Texts that a model without any preference writes under a grammar. */
+/** Texts under a grammar: those that a model without any preference writes, and those that are whole. */
 import type { GrammarCompiler } from '../../src/engine/structured/grammar-compiler.ts'
+import type { GrammarMatcher } from '../../src/engine/structured/grammar-protocol.ts'
 import type { OutputConstraint } from '../../src/engine/structured/grammar-source.ts'
 import { createByteTokenizer, EOS } from './byte-tokenizer.ts'
 import { createRandom } from './random.ts'
@@ -43,6 +44,19 @@ export async function draw(
       bytes.push(token)
     }
     return null
+  } finally {
+    matcher.close()
+  }
+}
+
+/** Whether the text is whole for a grammar: allowed byte by byte, and the answer may end behind it. Closes the matcher. */
+export async function isWhole(matcher: GrammarMatcher, text: string): Promise<boolean> {
+  try {
+    for (const byte of Buffer.from(text)) matcher.accept(byte)
+    const mask = await matcher.mask()
+    return (((mask[EOS >> 5] ?? 0) >>> (EOS & 31)) & 1) === 1
+  } catch {
+    return false
   } finally {
     matcher.close()
   }

@@ -1,5 +1,6 @@
 import { afterAll, expect, it } from 'vitest'
 import { createByteTokenizer, EOS } from '../../../../test/engine/byte-tokenizer.ts'
+import { isWhole } from '../../../../test/engine/grammar-draw.ts'
 import { createGrammarCompiler } from '../grammar-compiler.ts'
 
 const compiler = createGrammarCompiler({ tokenizer: createByteTokenizer(), vocabSize: 264, eosTokenIds: [EOS] })
@@ -8,16 +9,7 @@ afterAll(() => compiler.close())
 async function isAccepted(schema: unknown, text: string): Promise<boolean> {
   const { warnings, createMatcher } = await compiler.compile({ kind: 'json_schema', schema })
   expect(warnings).toEqual([])
-  const matcher = await createMatcher()
-  try {
-    for (const byte of Buffer.from(text)) matcher.accept(byte)
-    const mask = await matcher.mask()
-    return (((mask[EOS >> 5] ?? 0) >>> (EOS & 31)) & 1) === 1
-  } catch {
-    return false
-  } finally {
-    matcher.close()
-  }
+  return isWhole(await createMatcher(), text)
 }
 
 const format = (name: string, more: object = {}) => ({ type: 'string', format: name, ...more })

@@ -1,21 +1,13 @@
 import { afterAll, describe, expect, it } from 'vitest'
 import { createByteTokenizer, EOS } from '../../../../test/engine/byte-tokenizer.ts'
+import { isWhole } from '../../../../test/engine/grammar-draw.ts'
 import { createGrammarCompiler } from '../grammar-compiler.ts'
 
 const compiler = createGrammarCompiler({ tokenizer: createByteTokenizer(), vocabSize: 264, eosTokenIds: [EOS] })
 afterAll(() => compiler.close())
 
 async function takes(ebnf: string, text: string): Promise<boolean> {
-  const matcher = await (await compiler.compile({ kind: 'grammar', ebnf })).createMatcher()
-  try {
-    for (const byte of Buffer.from(text)) matcher.accept(byte)
-    const mask = await matcher.mask()
-    return (((mask[EOS >> 5] ?? 0) >>> (EOS & 31)) & 1) === 1
-  } catch {
-    return false
-  } finally {
-    matcher.close()
-  }
+  return isWhole(await (await compiler.compile({ kind: 'grammar', ebnf })).createMatcher(), text)
 }
 
 const arithmetic = `?start: expression
