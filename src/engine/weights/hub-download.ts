@@ -1,9 +1,10 @@
 /** Downloads files of a hub repository to the cache's blobs. Downloads resume and are verified, and no partial file becomes visible. */
 import { createHash, type Hash, randomUUID } from 'node:crypto'
 import { constants, createReadStream } from 'node:fs'
-import { copyFile, type FileHandle, open, rename, rm, stat, symlink } from 'node:fs/promises'
+import { copyFile, open, rename, rm, stat, symlink } from 'node:fs/promises'
 import { basename, dirname, join, relative } from 'node:path'
 import { ModelError } from '../runner/runner.ts'
+import { writeFully } from './write-behind.ts'
 
 export interface HubClient {
   /** ORG/NAME. */
@@ -177,7 +178,7 @@ async function continuePart(
       for await (const chunk of response.body ?? []) {
         clearTimeout(timer)
         timer = setTimeout(() => stall.abort(new Error('no data for 30 s')), STALL_TIMEOUT_MS)
-        await writeAt(file, chunk, done)
+        await writeFully(file, chunk, done)
         hash.update(chunk)
         done += chunk.byteLength
         onBytes(done)
@@ -196,13 +197,6 @@ async function continuePart(
     throw new ModelError(
       `${client.id}: ${basename(new URL(blob.url).pathname)} arrived damaged: expected ${expected}, found ${found}. Start again.`,
     )
-  }
-}
-
-async function writeAt(file: FileHandle, bytes: Uint8Array, position: number): Promise<void> {
-  for (let done = 0; done < bytes.length;) {
-    const { bytesWritten } = await file.write(bytes, done, bytes.length - done, position + done)
-    done += bytesWritten
   }
 }
 

@@ -1,10 +1,17 @@
-/** A file that is written while the work that makes its bytes goes on. */
+/** Writing files: all of the bytes, and behind the work that makes them. */
 import type { FileHandle } from 'node:fs/promises'
 import { crc32 } from 'node:zlib'
 
 /** Bytes per write, and how many writes are in flight at most. */
 const WRITE_BYTES = 1 << 20
 const MAX_WRITES = 8
+
+/** Writes all bytes at a position of the file: the system may write fewer at a time. */
+export async function writeFully(file: FileHandle, bytes: Uint8Array, position: number): Promise<void> {
+  for (let done = 0; done < bytes.length;) {
+    done += (await file.write(bytes, done, bytes.length - done, position + done)).bytesWritten
+  }
+}
 
 /** Writes to an open file from a few buffers: `write` returns as soon as the bytes are copied to one of them. */
 export class WriteBehind {
@@ -29,7 +36,7 @@ export class WriteBehind {
       const piece = buffer.bytes.subarray(0, Math.min(WRITE_BYTES, bytes.length - done))
       piece.set(bytes.subarray(done, done + piece.length))
       crc = crc32(piece, crc)
-      buffer.written = this.#put(piece, offset + done)
+      buffer.written = writeFully(this.#file, piece, offset + done)
       // Whoever takes this buffer next reports the failure.
       buffer.written.catch(() => {})
     }
@@ -45,11 +52,5 @@ export class WriteBehind {
   async close(): Promise<void> {
     await Promise.allSettled(this.#buffers.map(({ written }) => written))
     await this.#file.close()
-  }
-
-  async #put(piece: Uint8Array, offset: number): Promise<void> {
-    for (let at = 0; at < piece.length;) {
-      at += (await this.#file.write(piece, at, piece.length - at, offset + at)).bytesWritten
-    }
   }
 }
